@@ -1,0 +1,302 @@
+//! Addresses as FTP writes them: the host-port of PORT and 227 (RFC 959 5.3.2) and the
+//! delimited form of EPRT and 229 (RFC 2428). It decides on no address: it only reads and writes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+
+use nom::branch::alt;
+use nom::bytes::complete::take_till1;
+use nom::character::complete::{char, digit0, digit1, space0};
+use nom::combinator::{all_consuming, map_opt};
+use nom::error::Error;
+use nom::multi::fold_many0;
+use nom::sequence::{delimited, preceded};
+use nom::{IResult, Parser};
+
+/// An IPv4 address and a port, `h1,h2,h3,h4,p1,p2` on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The host; `0.0.0.0` where a server does not say.
+    pub host: Ipv4Addr,
+    /// The port in host byte order; never 0.
+    pub port: u16,
+}
+
+/// What is wrong with the argument of PORT or EPRT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAddress {
+    /// Not of the grammar, a number out of range, or port 0: answered 501.
+    #[error("malformed address")]
+    Malformed,
+    /// EPRT names a protocol that RFC 2428 does not know: answered 522.
+    #[error("unknown network protocol")]
+    UnknownProtocol,
+}
+
+impl HostPort {
+    /// Reads the whole argument of PORT. No partial parse: a byte too much is an error.
+    pub fn parse(argument: &[u8]) -> Result<Self, BadAddress> {
+        let run = all_consuming(delimited(space0, run_of(','), space0)).parse(argument);
+        run.ok()
+            .and_then(|(_, run)| run.host_port())
+            .ok_or(BadAddress::Malformed)
+    }
+
+    /// The first run of exactly six valid numbers in the text of a reply, and where it stands.
+    ///
+    /// Separators are commas, or dots throughout (seen in the wild), with blanks around them.
+    /// Port 0 is not valid.
+    pub fn find(text: &[u8]) -> Option<(Self, Range<usize>)> {
+        runs(text).find_map(|(run, place)| run.host_port().map(|found| (found, place)))
+    }
+}
+
+/// `(h1,h2,h3,h4,p1,p2)`: the form that every client and firewall understands.
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [h1, h2, h3, h4] = self.host.octets();
+        let [p1, p2] = self.port.to_be_bytes();
+        write!(f, "({h1},{h2},{h3},{h4},{p1},{p2})")
+    }
+}
+
+/// Whether four or more numbers stand in a row anywhere: an address, whoever's it is.
+pub fn shows_an_address(text: &[u8]) -> bool {
+    runs(text).any(|(run, _)| run.count >= 4)
+}
+
+/// Reads the argument of EPRT, `|1|132.235.1.2|6275|`: any delimiter of 33..126 (RFC 2428 2).
+pub fn parse_eprt(argument: &[u8]) -> Result<SocketAddr, BadAddress> {
+    let fields = delimited_fields(argument.trim_ascii()).ok_or(BadAddress::Malformed)?;
+    if !fields.rest.is_empty() {
+        return Err(BadAddress::Malformed);
+    }
+    let port = port_of(fields.port).ok_or(BadAddress::Malformed)?;
+    let address = str::from_utf8(fields.address).map_err(|_| BadAddress::Malformed)?;
+    let ip: IpAddr = match fields.protocol {
+        b"1" => address.parse::<Ipv4Addr>().map(Into::into),
+        b"2" => address.parse::<Ipv6Addr>().map(Into::into),
+        _ => return Err(BadAddress::UnknownProtocol),
+    }
+    .map_err(|_| BadAddress::Malformed)?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// The first `<d><d><d>port<d>` in the text of a 229 and where it stands. Fields between the first
+/// three delimiters are accepted and not read: RFC 2428 3 has them empty.
+pub fn find_extended(text: &[u8]) -> Option<(u16, Range<usize>)> {
+    (0..text.len()).find_map(|start| {
+        let here = text.get(start..)?;
+        let fields = delimited_fields(here)?;
+        let known_protocol = matches!(fields.protocol, b"" | b"1" | b"2");
+        let port = port_of(fields.port).filter(|_| known_protocol)?;
+        Some((port, start..text.len() - fields.rest.len()))
+    })
+}
+
+/// Four equal delimiters and what stands between them.
+struct Fields<'a> {
+    protocol: &'a [u8],
+    address: &'a [u8],
+    port: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn delimited_fields(input: &[u8]) -> Option<Fields<'_>> {
+    let delimiter = *input.first()?;
+    if !matches!(delimiter, 33..=126) || delimiter.is_ascii_digit() {
+        return None;
+    }
+    let bar = || char::<&[u8], Error<&[u8]>>(char::from(delimiter));
+    let text = take_till1(|byte| byte == delimiter || matches!(byte, b'\r' | b'\n'));
+    let (rest, (protocol, address, port)) = (
+        preceded(bar(), digit0),
+        preceded(bar(), alt((text, digit0))),
+        delimited(bar(), digit1, bar()),
+    )
+        .parse(input)
+        .ok()?;
+    Some(Fields {
+        protocol,
+        address,
+        port,
+        rest,
+    })
+}
+
+/// A decimal of 1..=65535; the length is bounded before it is read.
+fn port_of(digits: &[u8]) -> Option<u16> {
+    if digits.len() > 5 {
+        return None;
+    }
+    let port = str::from_utf8(digits).ok()?.parse().ok()?;
+    (port != 0).then_some(port)
+}
+
+/// Numbers in a row with one kind of separator.
+#[derive(Default)]
+struct Run {
+    octets: [u8; 6],
+    count: usize,
+    overflow: bool,
+}
+
+impl Run {
+    fn push(mut self, number: Option<u8>) -> Self {
+        match (self.octets.get_mut(self.count), number) {
+            (Some(place), Some(octet)) => *place = octet,
+            _ => self.overflow = true,
+        }
+        self.count = self.count.saturating_add(1);
+        self
+    }
+
+    fn host_port(&self) -> Option<HostPort> {
+        let [h1, h2, h3, h4, p1, p2] = self.octets;
+        let port = u16::from_be_bytes([p1, p2]);
+        (self.count == 6 && !self.overflow && port != 0).then(|| HostPort {
+            host: Ipv4Addr::new(h1, h2, h3, h4),
+            port,
+        })
+    }
+}
+
+/// Every maximal run of the text, left to right, so that six numbers inside seven never count.
+fn runs(text: &[u8]) -> impl Iterator<Item = (Run, Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let skipped = text.get(at..)?.iter().position(u8::is_ascii_digit)?;
+        let start = at + skipped;
+        let here = text.get(start..)?;
+        let (rest, run) = match run_of(',').parse(here) {
+            Ok((_, Run { count: 1, .. })) => run_of('.').parse(here).ok()?,
+            other => other.ok()?,
+        };
+        at = text.len() - rest.len();
+        Some((run, start..at))
+    })
+}
+
+fn run_of<'a>(separator: char) -> impl Parser<&'a [u8], Output = Run, Error = Error<&'a [u8]>> {
+    move |input: &'a [u8]| {
+        let (rest, first) = number(input)?;
+        let comma = delimited(space0, char(separator), space0);
+        fold_many0(
+            preceded(comma, number),
+            || Run::default().push(first),
+            Run::push,
+        )
+        .parse(rest)
+    }
+}
+
+/// A decimal number; `None` where it is no octet.
+fn number(input: &[u8]) -> IResult<&[u8], Option<u8>> {
+    map_opt(digit1, |digits: &[u8]| {
+        let octet = str::from_utf8(digits).ok().filter(|text| text.len() <= 3);
+        Some(octet.and_then(|text| text.parse().ok()))
+    })
+    .parse(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Option<String> {
+        HostPort::find(text.as_bytes()).map(|(host_port, _)| host_port.to_string())
+    }
+
+    #[test]
+    fn numbers_are_found_with_and_without_parentheses() {
+        for text in [
+            "Entering Passive Mode (10,0,0,5,195,80).",
+            "Entering Passive Mode. 10,0,0,5,195,80",
+            "Data transfer will passively listen to 10,0,0,5,195,80",
+            "=10,0,0,5,195,80",
+            "Passive (10.0.0.5.195.80)",
+            "Passzivm\u{f3}d 2 (10, 0, 0, 5, 195, 80)",
+            "256,1,1,1,1,1 but (10,0,0,5,195,80)",
+        ] {
+            assert_eq!(found(text).as_deref(), Some("(10,0,0,5,195,80)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_numbers_are_no_address() {
+        let long = format!("({},0,0,5,195,80)", "1".repeat(400));
+        for text in [
+            "(256,0,0,5,195,80)",
+            "(10,0,0,5,256,80)",
+            "(10,0,0,5,0,0)",
+            "(10,0,0,5,195)",
+            "(1,10,0,0,5,195,80)",
+            "(10,0,0,5,195,80,1)",
+            long.as_str(),
+            "",
+        ] {
+            assert_eq!(found(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn port_argument_is_read_whole_or_not_at_all() {
+        assert_eq!(
+            HostPort::parse(b"10,0,0,9,4,1").map(|host_port| host_port.port),
+            Ok(1025)
+        );
+        for argument in ["10,0,0,9,256,22", "10,0,0,9,124,22_", "10,0,0,9,124", "x"] {
+            assert_eq!(
+                HostPort::parse(argument.as_bytes()),
+                Err(BadAddress::Malformed),
+                "{argument}"
+            );
+        }
+    }
+
+    #[test]
+    fn eprt_takes_any_delimiter() {
+        assert_eq!(
+            parse_eprt(b"|2|1080::8:800:200C:417A|5282|"),
+            Ok("[1080::8:800:200C:417A]:5282".parse().unwrap())
+        );
+        assert_eq!(parse_eprt(b"!2!::1!80!"), Ok("[::1]:80".parse().unwrap()));
+        assert_eq!(
+            parse_eprt(b"|1|132.235.1.2|6275|"),
+            Ok("132.235.1.2:6275".parse().unwrap())
+        );
+        assert_eq!(parse_eprt(b"|3|x|6275|"), Err(BadAddress::UnknownProtocol));
+        for argument in ["|1|::1|80|", "|1|1.2.3.4|0|", "|1|1.2.3.4|80", "||||", ""] {
+            assert_eq!(
+                parse_eprt(argument.as_bytes()),
+                Err(BadAddress::Malformed),
+                "{argument}"
+            );
+        }
+    }
+
+    #[test]
+    fn extended_reply_takes_any_delimiter() {
+        for text in [
+            "Extended (|||6446|)",
+            "(!!!6446!)",
+            "($$$6446$)",
+            "|||6446|",
+            "(|1|10.0.0.5|6446|)",
+            "it's (|||6446|)",
+        ] {
+            let port = find_extended(text.as_bytes()).map(|(port, _)| port);
+            assert_eq!(port, Some(6446), "{text}");
+        }
+        for text in [
+            "(|||6446)",
+            "(||6446|)",
+            "(|||0|)",
+            "(|||70000|)",
+            "use (1)",
+        ] {
+            assert_eq!(find_extended(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The replies 227 (RFC 959 4.2) and 229 (RFC 2428 3): read as the server writes them, written anew
+//! with the proxy's address. The server's own words around the numbers stay.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use super::host_port::{HostPort, find_extended, shows_an_address};
+
+/// The endpoint a server announces, and the line it announced it in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PassiveReply<'a> {
+    /// The host in a 227; `None` where it is `0.0.0.0` and in a 229.
+    pub host: Option<Ipv4Addr>,
+    /// The port in host byte order; never 0.
+    pub port: u16,
+    words: &'a [u8],
+    place: Range<usize>,
+}
+
+impl<'a> PassiveReply<'a> {
+    /// Reads a whole 227 reply, one line or several: the last line with an address counts.
+    pub fn parse_227(reply: &'a [u8]) -> Option<Self> {
+        last_line(reply, |words| {
+            let (found, place) = HostPort::find(words)?;
+            Some(Self {
+                host: Some(found.host).filter(|host| !host.is_unspecified()),
+                port: found.port,
+                words,
+                place,
+            })
+        })
+    }
+
+    /// Reads a whole 229 reply in the same way.
+    pub fn parse_229(reply: &'a [u8]) -> Option<Self> {
+        last_line(reply, |words| {
+            let (port, place) = find_extended(words)?;
+            Some(Self {
+                host: None,
+                port,
+                words,
+                place,
+            })
+        })
+    }
+
+    /// One clean 227 line that announces `proxy`.
+    pub fn write_227(&self, proxy: HostPort, out: &mut Vec<u8>) {
+        self.write("227", format_args!("{proxy}"), out);
+    }
+
+    /// One clean 229 line that announces `port` of the proxy.
+    pub fn write_229(&self, port: u16, out: &mut Vec<u8>) {
+        self.write("229", format_args!("(|||{port}|)"), out);
+    }
+
+    fn write(&self, code: &str, announced: std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
+        let (before, after) = self.around();
+        // Words that name an address or the port a second time would give it away.
+        let told = [before, after]
+            .iter()
+            .any(|words| shows_an_address(words) || shows_port(words, self.port));
+        let (before, after) = if told {
+            (b"Entering Passive Mode ".as_slice(), b"".as_slice())
+        } else {
+            (before, after)
+        };
+        let written = write!(out, "{code} ")
+            .and_then(|()| out.write_all(before))
+            .and_then(|()| out.write_fmt(announced))
+            .and_then(|()| out.write_all(after))
+            .and_then(|()| out.write_all(b"\r\n"));
+        debug_assert!(written.is_ok(), "a Vec takes what is written");
+    }
+
+    /// The words before and after the numbers, without parentheses that enclose these.
+    fn around(&self) -> (&'a [u8], &'a [u8]) {
+        let before = self.words.get(..self.place.start).unwrap_or_default();
+        let after = self.words.get(self.place.end..).unwrap_or_default();
+        match (before.strip_suffix(b"("), after.strip_prefix(b")")) {
+            (Some(before), Some(after)) => (before, after),
+            _ => (before, after),
+        }
+    }
+}
+
+/// Looks at the lines from the last to the first, without their code and their end.
+fn last_line<'a>(
+    reply: &'a [u8],
+    parse: impl Fn(&'a [u8]) -> Option<PassiveReply<'a>>,
+) -> Option<PassiveReply<'a>> {
+    let mut lines = reply.split(|&byte| byte == b'\n').rev();
+    lines.find_map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        parse(without_code(line))
+    })
+}
+
+fn without_code(line: &[u8]) -> &[u8] {
+    match line {
+        [b'2', b'2', b'7' | b'9', b' ' | b'-', words @ ..] => words,
+        [b'2', b'2', b'7' | b'9', words @ ..] => words,
+        words => words,
+    }
+}
+
+fn shows_port(words: &[u8], port: u16) -> bool {
+    let port = port.to_string();
+    words
+        .split(|byte| !byte.is_ascii_digit())
+        .any(|number| number == port.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(reply: &str) -> Option<String> {
+        let proxy = HostPort {
+            host: Ipv4Addr::new(203, 0, 113, 5),
+            port: 10000,
+        };
+        let parsed = PassiveReply::parse_227(reply.as_bytes())?;
+        let mut out = Vec::new();
+        parsed.write_227(proxy, &mut out);
+        Some(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn words_of_the_server_stay() {
+        for (reply, expected) in [
+            (
+                "227 Entering Passive Mode (10,0,0,5,195,80).\r\n",
+                "227 Entering Passive Mode (203,0,113,5,39,16).\r\n",
+            ),
+            (
+                "227 Entering Passive Mode. 10,0,0,5,195,80\r\n",
+                "227 Entering Passive Mode. (203,0,113,5,39,16)\r\n",
+            ),
+            ("227 =10,0,0,5,195,80\n", "227 =(203,0,113,5,39,16)\r\n"),
+            (
+                "227 Passive (10.0.0.5.195.80)\r\n",
+                "227 Passive (203,0,113,5,39,16)\r\n",
+            ),
+        ] {
+            assert_eq!(rewritten(reply).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn several_lines_become_one() {
+        for reply in [
+            "227-Hello\r\n 227 x\r\n227 Passive (10,0,0,5,195,80)\r\n",
+            "227-Passive (10,0,0,5,195,80)\r\n227 End\r\n",
+        ] {
+            assert_eq!(
+                rewritten(reply).as_deref(),
+                Some("227 Passive (203,0,113,5,39,16)\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn words_that_give_the_address_away_are_replaced() {
+        for reply in [
+            "227 Passive on 10.0.0.5 (10,0,0,5,195,80)\r\n",
+            "227 Passive (10,0,0,5,195,80) port 50000\r\n",
+        ] {
+            assert_eq!(
+                rewritten(reply).as_deref(),
+                Some("227 Entering Passive Mode (203,0,113,5,39,16)\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn unspecified_host_is_none() {
+        let reply = PassiveReply::parse_227(b"227 x (0,0,0,0,195,80)\r\n").unwrap();
+        assert_eq!((reply.host, reply.port), (None, 50000));
+    }
+
+    #[test]
+    fn extended_reply_keeps_its_words() {
+        let reply = PassiveReply::parse_229(b"229 Extended (|1|10.0.0.5|6446|) ok\r\n").unwrap();
+        let mut out = Vec::new();
+        reply.write_229(10001, &mut out);
+        assert_eq!(out, b"229 Extended (|||10001|) ok\r\n");
+    }
+
+    #[test]
+    fn rewriting_is_idempotent() {
+        let once = rewritten("227 Passive (10,0,0,5,195,80)!\r\n").unwrap();
+        assert_eq!(rewritten(&once).as_deref(), Some(once.as_str()));
+    }
+}
