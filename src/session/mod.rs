@@ -1,0 +1,442 @@
+//! One control connection as a pure machine: bytes of both sides in, [`Actions`] out.
+//!
+//! ```text
+//! client bytes -> Lines -> Command --(table in `command`)--> forward | answer | close
+//!                                        | what it makes expected
+//!                                        v
+//!                                      Queue <- what a final reply takes away
+//!                                        ^
+//! server bytes -> ReplyReader -> Piece --(`begin`, `text`, `end`)--> reply as it is
+//!                                                | 227 and 229, held until their end
+//!                                                v
+//!                                      reserve, then the same reply with the proxy's address
+//! ```
+//!
+//! Only the reply to a PASV or EPSV that was seen is rewritten. Any other 227 or 229 never reaches the
+//! client. It owns no socket, no clock and no table: whoever implements [`Actions`] does.
+
+mod local;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+
+use crate::ftp::command::{Transfer, is_unpromised, without_telnet};
+use crate::ftp::line::Line;
+use crate::ftp::reply::Piece;
+use crate::ftp::{Code, Command, HostPort, Lines, PassiveReply, ReplyReader};
+pub use local::Local;
+use queue::{Expected, Queue};
+pub use queue::{MAX_OUTSTANDING, Mode};
+
+/// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
+pub const MAX_HELD: usize = 4096;
+
+/// Bytes of a user name or path kept for the log at most.
+pub const MAX_NOTED: usize = 240;
+
+/// Ports below this are no data ports (RFC 2577 3).
+const FIRST_DATA_PORT: u16 = 1024;
+
+/// What the machine has done. The caller carries it out, in order, at once.
+pub trait Actions {
+    /// Bytes for the server.
+    fn forward(&mut self, bytes: &[u8]);
+    /// Bytes for the client.
+    fn reply(&mut self, bytes: &[u8]);
+    /// The server listens: reserve a data port of the proxy. What the session had reserved before and
+    /// was not used is given back first. The address returned is told to the client; in a reply to
+    /// EPSV only its port.
+    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable>;
+    /// Give back what the session has reserved, unless a data connection has taken it.
+    fn release(&mut self);
+    /// The transfer command that belongs to the current reservation.
+    fn annotate(&mut self, transfer: Transfer<'_>);
+    /// Something to log.
+    fn note(&mut self, note: Note);
+    /// Close both connections.
+    fn close(&mut self);
+}
+
+/// What a server announced, for [`Actions::reserve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passive<'a> {
+    /// How the client asked.
+    pub mode: Mode,
+    /// The host in a 227, if it names one; not to be trusted.
+    pub host: Option<Ipv4Addr>,
+    /// The server's data port, 1024..=65535.
+    pub port: u16,
+    /// The user name.
+    pub user: &'a [u8],
+    /// The transfer command, if the client sent it ahead.
+    pub transfer: Option<Transfer<'a>>,
+}
+
+/// No data port can be offered; the client gets 425.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no data port")]
+pub struct Unavailable;
+
+/// Things worth a line in the log; none carries bytes of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Note {
+    /// The server's fault.
+    #[error("server sent unexpected {0} reply")]
+    UnexpectedPassive(u16),
+    /// The server's fault.
+    #[error("server sent invalid {0} reply")]
+    InvalidPassive(u16),
+    /// The server's fault.
+    #[error("server announced privileged data port {0}")]
+    PrivilegedPort(u16),
+    /// The client's fault.
+    #[error("client sent too long command line")]
+    TooLong,
+    /// The client's fault.
+    #[error("client sent HTTP request")]
+    Http,
+    /// The client's fault.
+    #[error("client sent malformed command")]
+    Malformed,
+}
+
+impl Note {
+    /// Whose fault it is decides the level.
+    pub fn is_of_client(self) -> bool {
+        matches!(self, Self::TooLong | Self::Http | Self::Malformed)
+    }
+}
+
+/// What happens to the text of the current reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Treatment {
+    #[default]
+    Pass,
+    /// Held until its end.
+    Hold,
+    /// As `Hold`, but it has grown over [`MAX_HELD`].
+    Drop,
+    /// FEAT: a line is held until its end and passed on if it promises nothing wrong. The first line
+    /// is a heading and always passed on.
+    Filter { heading: bool },
+}
+
+/// The last transfer command of a session, for the log.
+#[derive(Debug, Default)]
+struct Noted {
+    user: Vec<u8>,
+    verb: &'static str,
+    path: Vec<u8>,
+}
+
+impl Noted {
+    fn transfer(&self) -> Option<Transfer<'_>> {
+        (!self.verb.is_empty()).then_some(Transfer {
+            verb: self.verb,
+            path: &self.path,
+        })
+    }
+}
+
+/// One control connection.
+#[derive(Debug)]
+pub struct Session {
+    /// PASV can be answered.
+    client_is_ipv4: bool,
+    /// Nothing more is read.
+    closed: bool,
+    lines: Lines,
+    reader: ReplyReader,
+    treatment: Treatment,
+    held: Vec<u8>,
+    queue: Queue,
+    noted: Noted,
+    /// `noted` has a transfer command sent ahead of the reply to PASV or EPSV.
+    ahead: bool,
+}
+
+impl Session {
+    /// A connection whose greeting has not come. PASV is refused unless the client came over IPv4.
+    pub fn new(client_is_ipv4: bool) -> Self {
+        let mut queue = Queue::default();
+        queue.push(Expected::Greeting);
+        Self {
+            client_is_ipv4,
+            closed: false,
+            lines: Lines::default(),
+            reader: ReplyReader::default(),
+            treatment: Treatment::default(),
+            held: Vec::new(),
+            queue,
+            noted: Noted::default(),
+            ahead: false,
+        }
+    }
+
+    /// The name of the last USER, empty before; [`MAX_NOTED`] bytes at most.
+    pub fn user(&self) -> &[u8] {
+        &self.noted.user
+    }
+
+    /// The last transfer command.
+    pub fn transfer(&self) -> Option<Transfer<'_>> {
+        self.noted.transfer()
+    }
+
+    /// Takes bytes of the client. Returns how many: fewer than there are when [`MAX_OUTSTANDING`]
+    /// replies are outstanding; the rest is offered again after the server has sent some.
+    pub fn from_client(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
+        let mut rest = input;
+        while !self.closed && !rest.is_empty() && !self.queue.is_full() {
+            match self.lines.next(&mut rest) {
+                Line::Whole(line) => self.command(without_telnet(&line), actions),
+                Line::Incomplete => {}
+                Line::TooLong => {
+                    actions.note(Note::TooLong);
+                    self.answer(Local::TooLong, actions);
+                    self.closed = true;
+                }
+            }
+        }
+        if self.closed {
+            return input.len();
+        }
+        input.len() - rest.len()
+    }
+
+    /// Whether [`Session::from_client`] would take bytes now.
+    pub fn takes_commands(&self) -> bool {
+        self.closed || !self.queue.is_full()
+    }
+
+    /// The client sends nothing more: what it left unfinished goes on if it is harmless.
+    pub fn client_ended(&mut self, actions: &mut impl Actions) {
+        let rest = self.lines.rest();
+        if !rest.is_empty() && !self.closed {
+            self.command(without_telnet(&rest), actions);
+        }
+    }
+
+    /// Takes bytes of the server, all of them.
+    pub fn from_server(&mut self, mut input: &[u8], actions: &mut impl Actions) {
+        loop {
+            let withhold = self.queue.awaits_feat();
+            match self.reader.next(&mut input, withhold) {
+                Some(Piece::Begin(code)) => self.begin(code),
+                Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
+                Some(Piece::End(code)) => self.end(code, actions),
+                None => break,
+            }
+        }
+    }
+
+    /// The server sends nothing more: what it left unfinished goes on unless it may be a 227 or 229.
+    pub fn server_ended(&mut self, actions: &mut impl Actions) {
+        if let Some(Piece::Text(text)) = self.reader.rest() {
+            self.text(text.as_bytes(), actions);
+        }
+        if matches!(self.treatment, Treatment::Filter { .. }) {
+            actions.reply(&std::mem::take(&mut self.held));
+        }
+    }
+
+    /// One command line, its end included where the client sent one.
+    fn command(&mut self, line: &[u8], actions: &mut impl Actions) {
+        let expected = match Command::parse(line) {
+            Command::Pasv if !self.client_is_ipv4 => {
+                return self.answer(Local::NoIpv4, actions);
+            }
+            Command::Pasv => {
+                self.ahead = false;
+                Expected::Passive(Mode::Pasv)
+            }
+            Command::Epsv => {
+                self.ahead = false;
+                Expected::Passive(Mode::Epsv)
+            }
+            Command::Port(address) => {
+                actions.release();
+                return self.answer(Local::for_active(&address), actions);
+            }
+            Command::Eprt(address) => {
+                actions.release();
+                return self.answer(Local::for_active(&address), actions);
+            }
+            Command::User(name) => {
+                actions.release();
+                self.noted.user = noted(name);
+                Expected::Login
+            }
+            Command::Rein => {
+                actions.release();
+                self.noted = Noted::default();
+                Expected::Login
+            }
+            Command::Transfer(transfer) => {
+                self.note_transfer(transfer, actions);
+                Expected::Transfer { started: false }
+            }
+            Command::Abor => Expected::Abor { optional: false },
+            Command::Empty => Expected::Empty,
+            Command::Stat => Expected::Stat,
+            Command::Feat => Expected::Feat,
+            Command::Auth => return self.answer(Local::NoAuth, actions),
+            Command::Unsafe => return self.answer(Local::NotImplemented, actions),
+            Command::Malformed => {
+                actions.note(Note::Malformed);
+                return self.answer(Local::Malformed, actions);
+            }
+            Command::Http => {
+                actions.note(Note::Http);
+                self.closed = true;
+                return actions.close();
+            }
+            Command::Other => Expected::Plain,
+        };
+        self.queue.push(expected);
+        actions.forward(line);
+    }
+
+    fn note_transfer(&mut self, transfer: Transfer<'_>, actions: &mut impl Actions) {
+        self.noted.verb = transfer.verb;
+        self.noted.path = noted(transfer.path);
+        self.ahead = self.queue.awaits_passive();
+        if !self.ahead {
+            actions.annotate(transfer);
+        }
+    }
+
+    /// Puts the proxy's own reply where it belongs among those outstanding.
+    fn answer(&mut self, local: Local, actions: &mut impl Actions) {
+        self.queue.push(Expected::Local(local));
+        self.answer_waiting(actions);
+    }
+
+    fn answer_waiting(&mut self, actions: &mut impl Actions) {
+        while !self.reader.is_within_reply() {
+            let Some(local) = self.queue.next_local() else {
+                return;
+            };
+            actions.reply(local.line());
+            if local == Local::TooLong {
+                actions.close();
+            }
+        }
+    }
+
+    fn begin(&mut self, code: Code) {
+        self.treatment = match code.number() {
+            227 | 229 => Treatment::Hold,
+            211 if self.queue.awaits_feat() => Treatment::Filter { heading: true },
+            _ => Treatment::Pass,
+        };
+    }
+
+    fn text(&mut self, text: &[u8], actions: &mut impl Actions) {
+        let fits = self.held.len().saturating_add(text.len()) <= MAX_HELD;
+        match self.treatment {
+            Treatment::Pass => actions.reply(text),
+            Treatment::Drop => {}
+            Treatment::Hold if fits => self.held.extend_from_slice(text),
+            Treatment::Hold => {
+                self.treatment = Treatment::Drop;
+                self.held = Vec::new();
+            }
+            Treatment::Filter { heading } => {
+                self.held.extend_from_slice(text);
+                let whole = self.held.ends_with(b"\n");
+                if !whole && fits {
+                    return;
+                }
+                let line = std::mem::take(&mut self.held);
+                let feature = line.strip_prefix(b"211-").unwrap_or(&line);
+                if heading || !is_unpromised(feature) {
+                    actions.reply(&line);
+                }
+                self.treatment = Treatment::Filter {
+                    heading: heading && !whole,
+                };
+            }
+        }
+    }
+
+    fn end(&mut self, code: Code, actions: &mut impl Actions) {
+        let held = std::mem::take(&mut self.held);
+        self.treatment = Treatment::Pass;
+        if code.is_passive() {
+            self.passive(code, &held, actions);
+        } else if code.is_preliminary() {
+            self.queue.preliminary();
+        } else if self.queue.take(code) == Some(Expected::Login) {
+            // A 227 pipelined before USER or REIN came after the command had been seen.
+            actions.release();
+        }
+        self.answer_waiting(actions);
+    }
+
+    /// A whole 227 or 229.
+    fn passive(&mut self, code: Code, reply: &[u8], actions: &mut impl Actions) {
+        let Some((mode, locals)) = self.queue.take_passive() else {
+            actions.note(Note::UnexpectedPassive(code.number()));
+            if self.queue.take(code).is_some() {
+                actions.reply(Local::NoDataConnection.line());
+            }
+            return;
+        };
+        for local in locals {
+            actions.reply(local.line());
+        }
+        let rewritten = self.rewrite(code, mode, reply, actions);
+        match rewritten {
+            Ok(line) => actions.reply(&line),
+            Err(note) => {
+                if let Some(note) = note {
+                    actions.release();
+                    actions.note(note);
+                }
+                actions.reply(Local::NoDataConnection.line());
+            }
+        }
+    }
+
+    /// Reserves a port for what the server announced. The error says what to log, if anything is left.
+    fn rewrite(
+        &mut self,
+        code: Code,
+        mode: Mode,
+        reply: &[u8],
+        actions: &mut impl Actions,
+    ) -> Result<Vec<u8>, Option<Note>> {
+        let number = code.number();
+        let parsed = match (mode, number) {
+            (Mode::Pasv, 227) => PassiveReply::parse_227(reply),
+            (Mode::Epsv, 229) => PassiveReply::parse_229(reply),
+            _ => return Err(Some(Note::UnexpectedPassive(number))),
+        };
+        let parsed = parsed.ok_or(Some(Note::InvalidPassive(number)))?;
+        if parsed.port < FIRST_DATA_PORT {
+            return Err(Some(Note::PrivilegedPort(parsed.port)));
+        }
+        let proxy = actions
+            .reserve(Passive {
+                mode,
+                host: parsed.host,
+                port: parsed.port,
+                user: &self.noted.user,
+                transfer: self.noted.transfer().filter(|_| self.ahead),
+            })
+            .map_err(|Unavailable| None)?;
+        let mut line = Vec::with_capacity(reply.len().saturating_add(24));
+        match mode {
+            Mode::Pasv => parsed.write_227(proxy, &mut line),
+            Mode::Epsv => parsed.write_229(proxy.port, &mut line),
+        }
+        Ok(line)
+    }
+}
+
+fn noted(bytes: &[u8]) -> Vec<u8> {
+    bytes.get(..MAX_NOTED).unwrap_or(bytes).to_vec()
+}

@@ -1,0 +1,172 @@
+//! Which command the next reply answers. Replies come in the order of the commands (RFC 959 5.4), with
+//! the exceptions that live here: ABOR, STAT during a transfer, empty lines, and servers that lose one.
+
+use std::collections::VecDeque;
+
+use super::local::Local;
+use crate::ftp::Code;
+
+/// Replies a client may have outstanding before it is not read any more.
+pub const MAX_OUTSTANDING: usize = 4096;
+
+/// How a data connection was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// PASV, answered 227.
+    Pasv,
+    /// EPSV, answered 229.
+    Epsv,
+}
+
+/// A reply that is still to come, by what it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// The server's first reply.
+    Greeting,
+    /// PASV or EPSV.
+    Passive(Mode),
+    /// A transfer command; its 1yz has come or not.
+    Transfer {
+        /// 1yz has come.
+        started: bool,
+    },
+    /// ABOR; `optional` once the transfer it stops has taken a reply, for some servers send one
+    /// for both.
+    Abor {
+        /// May stay without a reply.
+        optional: bool,
+    },
+    /// An empty line: servers answer 500 or nothing.
+    Empty,
+    /// STAT, answered at once even during a transfer (RFC 959 4.1.3).
+    Stat,
+    /// FEAT.
+    Feat,
+    /// USER or REIN.
+    Login,
+    /// Any other command.
+    Plain,
+    /// Not the server's: the proxy's own answer, waiting for its turn.
+    Local(Local),
+}
+
+impl Expected {
+    fn is_optional(self) -> bool {
+        matches!(self, Self::Empty | Self::Abor { optional: true })
+    }
+}
+
+/// The outstanding replies, oldest first.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: VecDeque<Expected>,
+}
+
+impl Queue {
+    /// Appends what a forwarded command, or a refused one, makes expected.
+    pub fn push(&mut self, expected: Expected) {
+        self.entries.push_back(expected);
+    }
+
+    /// Whether no further command may be read for now.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_OUTSTANDING
+    }
+
+    /// Whether a reply to PASV or EPSV is outstanding.
+    pub fn awaits_passive(&self) -> bool {
+        let passive = |entry: &Expected| matches!(entry, Expected::Passive(_));
+        self.entries.iter().any(passive)
+    }
+
+    /// Whether the next reply answers FEAT.
+    pub fn awaits_feat(&self) -> bool {
+        let next = self.entries.iter().find(|entry| !entry.is_optional());
+        next == Some(&Expected::Feat)
+    }
+
+    /// A 1yz has come: what it belongs to stays at the head.
+    pub fn preliminary(&mut self) {
+        self.drop_unanswered(|_| false);
+        if let Some(Expected::Transfer { started }) = self.entries.front_mut() {
+            *started = true;
+        }
+    }
+
+    /// A final reply has come: what it answers leaves the queue. `None` where nothing waits for one.
+    pub fn take(&mut self, code: Code) -> Option<Expected> {
+        let number = code.number();
+        self.drop_unanswered(|head| match head {
+            Expected::Empty => number == 500,
+            _ => matches!(number, 225 | 226 | 500 | 502),
+        });
+        match *self.entries.front()? {
+            // A reply that nobody asked for, and a local one that waits for its end.
+            Expected::Local(_) => None,
+            Expected::Transfer { started: true } if matches!(number, 211..=213) => {
+                let place = self.place_of(|entry| *entry == Expected::Stat);
+                self.remove(place.unwrap_or(0))
+            }
+            Expected::Transfer { .. } => {
+                let abor = |entry: &&mut Expected| matches!(entry, Expected::Abor { .. });
+                if let Some(entry) = self.entries.iter_mut().find(abor) {
+                    *entry = Expected::Abor { optional: true };
+                }
+                self.remove(0)
+            }
+            _ => self.remove(0),
+        }
+    }
+
+    /// A 227 or 229 has come: it answers the first PASV or EPSV, and what stood before that will not be
+    /// answered any more. Local replies among it are returned: they go out first.
+    pub fn take_passive(&mut self) -> Option<(Mode, Vec<Local>)> {
+        let place = self.place_of(|entry| matches!(entry, Expected::Passive(_)))?;
+        let locals = self.entries.drain(..place).filter_map(|entry| match entry {
+            Expected::Local(local) => Some(local),
+            _ => None,
+        });
+        let locals = locals.collect();
+        match self.remove(0) {
+            Some(Expected::Passive(mode)) => Some((mode, locals)),
+            _ => None,
+        }
+    }
+
+    /// The local reply whose turn it is: nothing stands before it but replies that may never come.
+    pub fn next_local(&mut self) -> Option<Local> {
+        let place = self.place_of(|entry| !entry.is_optional())?;
+        match self.entries.get(place) {
+            Some(&Expected::Local(local)) => {
+                self.remove(place);
+                Some(local)
+            }
+            _ => None,
+        }
+    }
+
+    /// Optional ones at the head that this reply cannot belong to, where it can belong to another.
+    fn drop_unanswered(&mut self, fits: impl Fn(Expected) -> bool) {
+        let local = |entry: &Expected| matches!(entry, Expected::Local(_));
+        while let Some(&head) = self.entries.front() {
+            let another = self.entries.iter().skip(1).any(|entry| !local(entry));
+            if !head.is_optional() || !another || fits(head) {
+                return;
+            }
+            self.entries.pop_front();
+        }
+    }
+
+    fn place_of(&self, wanted: impl Fn(&Expected) -> bool) -> Option<usize> {
+        self.entries.iter().position(wanted)
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Expected> {
+        let entry = self.entries.remove(place);
+        if self.entries.is_empty() {
+            // Memory is there while it is needed: most sessions idle.
+            self.entries = VecDeque::new();
+        }
+        entry
+    }
+}

@@ -1,0 +1,563 @@
+//! Dialogues as wire text, replayed whole and split at every byte.
+
+use super::*;
+
+/// Plays both peers' outside: collects what goes out, reserves port after port.
+#[derive(Default)]
+struct Outside {
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    events: Vec<String>,
+    next_port: u16,
+    full: bool,
+}
+
+impl Actions for Outside {
+    fn forward(&mut self, bytes: &[u8]) {
+        self.to_server.extend_from_slice(bytes);
+    }
+    fn reply(&mut self, bytes: &[u8]) {
+        self.to_client.extend_from_slice(bytes);
+    }
+    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
+        if self.full {
+            return Err(Unavailable);
+        }
+        let host = passive
+            .host
+            .map_or("peer".to_owned(), |host| host.to_string());
+        let ahead = passive.transfer.map_or("", |transfer| transfer.verb);
+        self.events.push(
+            format!("reserve {host}:{} {ahead}", passive.port)
+                .trim()
+                .to_owned(),
+        );
+        let port = 10000 + self.next_port;
+        self.next_port += 1;
+        Ok(HostPort {
+            host: Ipv4Addr::new(203, 0, 113, 5),
+            port,
+        })
+    }
+    fn release(&mut self) {
+        self.events.push("release".to_owned());
+    }
+    fn annotate(&mut self, transfer: Transfer<'_>) {
+        self.events.push(format!("annotate {}", transfer.verb));
+    }
+    fn note(&mut self, note: Note) {
+        self.events.push(note.to_string());
+    }
+    fn close(&mut self) {
+        self.events.push("close".to_owned());
+    }
+}
+
+/// One side's bytes.
+#[derive(Clone, Copy)]
+enum Side<'a> {
+    C(&'a [u8]),
+    S(&'a [u8]),
+}
+use Side::{C, S};
+
+fn c(text: &str) -> Side<'_> {
+    C(text.as_bytes())
+}
+
+fn s(text: &str) -> Side<'_> {
+    S(text.as_bytes())
+}
+
+struct Played {
+    server: String,
+    client: String,
+    events: Vec<String>,
+}
+
+fn play_with(session: &mut Session, outside: &mut Outside, dialogue: &[Side<'_>], chunk: usize) {
+    for side in dialogue {
+        match side {
+            C(bytes) => {
+                for piece in bytes.chunks(chunk) {
+                    assert_eq!(session.from_client(piece, outside), piece.len());
+                }
+            }
+            S(bytes) => {
+                for piece in bytes.chunks(chunk) {
+                    session.from_server(piece, outside);
+                }
+            }
+        }
+    }
+}
+
+fn play_chunked(dialogue: &[Side<'_>], chunk: usize) -> Played {
+    let mut outside = Outside::default();
+    play_with(&mut Session::new(true), &mut outside, dialogue, chunk);
+    Played {
+        server: String::from_utf8_lossy(&outside.to_server).into_owned(),
+        client: String::from_utf8_lossy(&outside.to_client).into_owned(),
+        events: outside.events,
+    }
+}
+
+/// Plays the dialogue whole and in pieces of 1 to 7 bytes; the outcome must be the same.
+fn play(dialogue: &[Side<'_>]) -> Played {
+    let whole = play_chunked(dialogue, usize::MAX);
+    for chunk in 1..8 {
+        let split = play_chunked(dialogue, chunk);
+        assert_eq!(split.client, whole.client, "pieces of {chunk}");
+        assert_eq!(split.server, whole.server, "pieces of {chunk}");
+        assert_eq!(split.events, whole.events, "pieces of {chunk}");
+    }
+    whole
+}
+
+const HI: &str = "220 Hi\r\n";
+
+#[test]
+fn pasv_reply_is_rewritten() {
+    let played = play(&[
+        s(HI),
+        c("PASV\r\n"),
+        s("227 Entering Passive Mode (10,0,0,5,195,80).\r\n"),
+        c("LIST\r\n"),
+        s("150 Go\r\n226 Done\r\n"),
+    ]);
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n227 Entering Passive Mode (203,0,113,5,39,16).\r\n150 Go\r\n226 Done\r\n"
+    );
+    assert_eq!(played.server, "PASV\r\nLIST\r\n");
+    assert_eq!(played.events, ["reserve 10.0.0.5:50000", "annotate LIST"]);
+}
+
+#[test]
+fn epsv_reply_is_rewritten() {
+    let played = play(&[s(HI), c("EPSV 1\r\n"), s("229 Extended (|||6446|)\r\n")]);
+    assert_eq!(played.client, "220 Hi\r\n229 Extended (|||10000|)\r\n");
+    assert_eq!(played.server, "EPSV 1\r\n");
+}
+
+#[test]
+fn text_that_looks_passive_is_untouched() {
+    let replies = [
+        "220 Use PASV (1,2,3,4,5,6)\r\n",
+        "214-227 Entering Passive Mode (1,2,3,4,5,6)\r\n 227 x (1,2,3,4,5,6)\r\n214 End\r\n",
+        "230-Hi\r\n227 Entering Passive Mode (1,2,3,4,5,6)\r\n230 ok\r\n",
+    ];
+    let played = play(&[
+        s(replies[0]),
+        c("HELP\r\nUSER a\r\n"),
+        s(replies[1]),
+        s(replies[2]),
+    ]);
+    assert_eq!(played.client, replies.concat());
+    assert!(
+        !played
+            .events
+            .iter()
+            .any(|event| event.starts_with("reserve"))
+    );
+}
+
+#[test]
+fn passive_reply_to_something_else_becomes_425() {
+    let played = play(&[
+        s(HI),
+        c("NOOP\r\n"),
+        s("227 x (10,0,0,5,195,80)\r\n200 late\r\n"),
+    ]);
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n425 Can't open data connection.\r\n200 late\r\n"
+    );
+    assert_eq!(played.events, ["server sent unexpected 227 reply"]);
+}
+
+#[test]
+fn passive_reply_to_nothing_is_swallowed() {
+    let played = play(&[
+        s(HI),
+        s("227 x (10,0,0,5,195,80)\r\n"),
+        c("NOOP\r\n"),
+        s("200 ok\r\n"),
+    ]);
+    assert_eq!(played.client, "220 Hi\r\n200 ok\r\n");
+}
+
+#[test]
+fn wrong_kind_of_passive_reply_becomes_425() {
+    for (command, reply) in [
+        ("EPSV\r\n", "227 x (10,0,0,5,195,80)\r\n"),
+        ("PASV\r\n", "229 x (|||6446|)\r\n"),
+        ("PASV\r\n", "227 x (256,0,0,5,195,80)\r\n"),
+        ("PASV\r\n", "227 x (127,0,0,1,0,22)\r\n"),
+        ("EPSV\r\n", "229 x (|||0|)\r\n"),
+    ] {
+        let played = play(&[s(HI), c(command), s(reply)]);
+        assert_eq!(
+            played.client, "220 Hi\r\n425 Can't open data connection.\r\n",
+            "{reply}"
+        );
+        assert_eq!(played.events.len(), 2, "{:?}", played.events);
+    }
+}
+
+#[test]
+fn multi_line_passive_reply_becomes_one_line() {
+    let played = play(&[
+        s(HI),
+        c("PASV\r\n"),
+        s("227-Hello\r\n 227 x\r\n227 Now (10,0,0,5,195,80)\r\n"),
+    ]);
+    assert_eq!(played.client, "220 Hi\r\n227 Now (203,0,113,5,39,16)\r\n");
+}
+
+#[test]
+fn endless_passive_reply_is_bounded_and_becomes_425() {
+    let mut session = Session::new(true);
+    let mut outside = Outside::default();
+    play_with(
+        &mut session,
+        &mut outside,
+        &[s(HI), c("PASV\r\n"), s("227-x\r\n")],
+        64,
+    );
+    for _ in 0..1000 {
+        session.from_server(b"10,0,0,5,195,80 again and again\r\n", &mut outside);
+        assert!(session.held.capacity() <= 2 * MAX_HELD);
+    }
+    session.from_server(b"227 (10,0,0,5,195,80)\r\n", &mut outside);
+    assert_eq!(
+        outside.to_client,
+        b"220 Hi\r\n425 Can't open data connection.\r\n"
+    );
+}
+
+#[test]
+fn no_port_becomes_425() {
+    let mut outside = Outside {
+        full: true,
+        ..Outside::default()
+    };
+    let dialogue = [s(HI), c("PASV\r\n"), s("227 (10,0,0,5,195,80)\r\n")];
+    play_with(&mut Session::new(true), &mut outside, &dialogue, 3);
+    assert_eq!(
+        outside.to_client,
+        b"220 Hi\r\n425 Can't open data connection.\r\n"
+    );
+}
+
+#[test]
+fn pasv_over_ipv6_is_refused_by_the_proxy() {
+    let mut outside = Outside::default();
+    let dialogue = [s(HI), c("PASV\r\nEPSV\r\n"), s("229 (|||6446|)\r\n")];
+    play_with(&mut Session::new(false), &mut outside, &dialogue, 3);
+    assert_eq!(outside.to_server, b"EPSV\r\n");
+    assert_eq!(
+        outside.to_client,
+        b"220 Hi\r\n425 PASV needs IPv4, use EPSV.\r\n229 (|||10000|)\r\n"
+    );
+}
+
+#[test]
+fn pipelined_commands_get_their_own_replies() {
+    let played = play(&[
+        c("USER a\r\nPASS b\r\nPASV\r\nRETR x\r\n"),
+        s("220 Hi\r\n331 x\r\n230 x\r\n227 (10,0,0,5,195,80)\r\n150 x\r\n226 x\r\n"),
+    ]);
+    assert!(
+        played
+            .client
+            .ends_with("227 (203,0,113,5,39,16)\r\n150 x\r\n226 x\r\n")
+    );
+    assert_eq!(
+        played.events,
+        ["release", "release", "reserve 10.0.0.5:50000 RETR"]
+    );
+}
+
+#[test]
+fn local_replies_stand_in_their_place() {
+    let played = play(&[
+        s(HI),
+        c("NOOP\r\nAUTH TLS\r\nSYST\r\nPORT 10,0,0,9,4,1\r\n"),
+        s("200 noop\r\n"),
+        s("215 UNIX\r\n"),
+    ]);
+    assert_eq!(played.server, "NOOP\r\nSYST\r\n");
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n200 noop\r\n502 AUTH is not available.\r\n215 UNIX\r\n\
+         504 Active mode is not available, use PASV or EPSV.\r\n"
+    );
+}
+
+#[test]
+fn local_reply_waits_for_the_end_of_a_reply() {
+    let played = play(&[
+        s("220 Hi\r\n421-Bye\r\n"),
+        c("AUTH TLS\r\n"),
+        s("421 now\r\n"),
+    ]);
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n421-Bye\r\n421 now\r\n502 AUTH is not available.\r\n"
+    );
+}
+
+#[test]
+fn active_mode_is_refused_by_kind() {
+    let played = play(&[
+        s(HI),
+        c(
+            "PORT 10,0,0,9,256,22\r\nPORT 10,0,0,9,124,22_\r\nEPRT |3|x|80|\r\nEPRT |1|1.2.3.4|80|\r\n",
+        ),
+    ]);
+    let codes: Vec<&str> = played.client.lines().map(|line| &line[..3]).collect();
+    assert_eq!(codes, ["220", "501", "501", "522", "504"]);
+    assert_eq!(played.server, "");
+    assert_eq!(played.events, ["release"; 4]);
+}
+
+#[test]
+fn verbs_that_leak_addresses_are_refused() {
+    let played = play(&[s(HI), c("LPSV\r\nlprt x\r\nSPSV\r\nCPSV\r\nCCC\r\n")]);
+    assert_eq!(played.server, "");
+    assert_eq!(played.client.matches("502 ").count(), 5);
+}
+
+#[test]
+fn feat_promises_only_what_works() {
+    let played = play(&[
+        s(HI),
+        c("FEAT\r\n"),
+        s("211-Features:\r\n AUTH TLS\r\n EPRT\r\n EPSV\r\n\r\n211-PBSZ\r\n UTF8\r\n211 End\r\n"),
+        c("STAT\r\n"),
+        s("211-Status\r\n AUTH\r\n211 End\r\n"),
+    ]);
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n211-Features:\r\n EPSV\r\n\r\n UTF8\r\n211 End\r\n\
+         211-Status\r\n AUTH\r\n211 End\r\n"
+    );
+}
+
+#[test]
+fn abor_takes_one_reply_or_two() {
+    for replies in ["426 x\r\n226 x\r\n", "226 x\r\n", "225 x\r\n"] {
+        let played = play(&[
+            s(HI),
+            c("RETR a\r\n"),
+            s("150 x\r\n"),
+            C(b"\xff\xf4\xff\xf2ABOR\r\n"),
+            s(replies),
+            c("AUTH TLS\r\nPWD\r\n"),
+            s("257 pwd\r\n"),
+            c("AUTH TLS\r\n"),
+        ]);
+        assert_eq!(played.server, "RETR a\r\nABOR\r\nPWD\r\n");
+        let tail = "502 AUTH is not available.\r\n257 pwd\r\n502 AUTH is not available.\r\n";
+        assert!(played.client.ends_with(tail), "{}", played.client);
+    }
+}
+
+#[test]
+fn stat_during_a_transfer_keeps_step() {
+    let played = play(&[
+        s(HI),
+        c("RETR a\r\n"),
+        s("150 x\r\n"),
+        c("STAT\r\nAUTH TLS\r\n"),
+        s("213 half\r\n226 done\r\n"),
+    ]);
+    assert!(
+        played
+            .client
+            .ends_with("213 half\r\n226 done\r\n502 AUTH is not available.\r\n")
+    );
+}
+
+#[test]
+fn empty_lines_take_none_or_one() {
+    for replies in ["500 what\r\n200 ok\r\n", "200 ok\r\n"] {
+        let played = play(&[s(HI), c("\r\nNOOP\r\n"), s(replies), c("AUTH TLS\r\n")]);
+        assert_eq!(played.server, "\r\nNOOP\r\n");
+        assert!(
+            played
+                .client
+                .ends_with("200 ok\r\n502 AUTH is not available.\r\n")
+        );
+    }
+}
+
+#[test]
+fn last_of_several_passive_commands_wins() {
+    let played = play(&[
+        s(HI),
+        c("PASV\r\nPASV\r\nEPSV\r\nLIST\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n227 (10,0,0,5,195,81)\r\n229 (|||50002|)\r\n"),
+    ]);
+    assert_eq!(
+        played.events,
+        [
+            "reserve 10.0.0.5:50000 LIST",
+            "reserve 10.0.0.5:50001 LIST",
+            "reserve peer:50002 LIST"
+        ]
+    );
+}
+
+#[test]
+fn refused_epsv_is_forgotten() {
+    let played = play(&[
+        s(HI),
+        c("EPSV\r\n"),
+        s("500 what\r\n"),
+        c("PASV\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n"),
+    ]);
+    assert!(
+        played
+            .client
+            .ends_with("500 what\r\n227 (203,0,113,5,39,16)\r\n")
+    );
+}
+
+#[test]
+fn user_and_rein_release() {
+    for command in ["USER b\r\n", "REIN\r\n", "EPRT |1|1.2.3.4|2000|\r\n"] {
+        let played = play(&[
+            s(HI),
+            c("PASV\r\n"),
+            s("227 (10,0,0,5,195,80)\r\n"),
+            c(command),
+        ]);
+        assert_eq!(played.events, ["reserve 10.0.0.5:50000", "release"]);
+    }
+}
+
+#[test]
+fn user_pipelined_behind_pasv_releases_too() {
+    let played = play(&[
+        s(HI),
+        c("PASV\r\nUSER b\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n331 x\r\n"),
+    ]);
+    assert_eq!(
+        played.events,
+        ["release", "reserve 10.0.0.5:50000", "release"]
+    );
+}
+
+#[test]
+fn preliminary_greeting_is_accepted() {
+    let played = play(&[c("AUTH TLS\r\n"), s("120 wait\r\n220-Hi\r\n220 Hi\r\n")]);
+    assert_eq!(
+        played.client,
+        "120 wait\r\n220-Hi\r\n220 Hi\r\n502 AUTH is not available.\r\n"
+    );
+}
+
+#[test]
+fn http_closes_and_nothing_behind_it_counts() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(true);
+    let sent = b"POST / HTTP/1.1\r\nPORT 1,2,3,4,5,6\r\nPASV\r\n";
+    assert_eq!(session.from_client(sent, &mut outside), sent.len());
+    assert_eq!(outside.events, ["client sent HTTP request", "close"]);
+    assert_eq!((outside.to_server.len(), outside.to_client.len()), (0, 0));
+}
+
+#[test]
+fn too_long_line_is_answered_and_closes() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(true);
+    session.from_server(HI.as_bytes(), &mut outside);
+    for _ in 0..20 {
+        session.from_client(&[b'x'; 1000], &mut outside);
+    }
+    assert_eq!(
+        outside.to_client,
+        b"220 Hi\r\n500 Command line too long.\r\n"
+    );
+    assert_eq!(
+        outside.events,
+        ["client sent too long command line", "close"]
+    );
+    assert_eq!(outside.to_server, b"");
+}
+
+#[test]
+fn full_queue_stops_reading_until_the_server_catches_up() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(true);
+    let flood = b"NOOP\r\n".repeat(MAX_OUTSTANDING + 10);
+    let taken = session.from_client(&flood, &mut outside);
+    assert_eq!(taken, (MAX_OUTSTANDING - 1) * 6);
+    assert!(!session.takes_commands());
+    session.from_server(b"220 Hi\r\n200 ok\r\n", &mut outside);
+    assert_eq!(session.from_client(&flood[taken..], &mut outside), 12);
+}
+
+#[test]
+fn long_text_streams_through() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(true);
+    session.from_server(b"220-", &mut outside);
+    session.from_server(&[b'x'; 65536], &mut outside);
+    assert_eq!(outside.to_client.len(), 65540);
+    assert_eq!(session.held.capacity(), 0);
+}
+
+#[test]
+fn unfinished_bytes_go_on_at_the_end_unless_passive() {
+    for (sent, expected) in [
+        ("221 By", "221 By"),
+        ("22", "22"),
+        ("227 (1,2", ""),
+        ("227", ""),
+    ] {
+        let mut outside = Outside::default();
+        let mut session = Session::new(true);
+        session.from_server(sent.as_bytes(), &mut outside);
+        session.server_ended(&mut outside);
+        assert_eq!(String::from_utf8_lossy(&outside.to_client), expected);
+    }
+    for (sent, expected) in [("QUIT", "QUIT"), ("PORT 1,2,3,4,5,6", "")] {
+        let mut outside = Outside::default();
+        let mut session = Session::new(true);
+        session.from_client(sent.as_bytes(), &mut outside);
+        session.client_ended(&mut outside);
+        assert_eq!(String::from_utf8_lossy(&outside.to_server), expected);
+    }
+}
+
+#[test]
+fn password_is_not_kept() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(true);
+    session.from_client(b"USER joe\r\nPASS sesame\r\n", &mut outside);
+    assert!(!format!("{session:?}").contains("sesame"));
+    assert_eq!(session.user(), b"joe");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_in_any_pieces_do_the_same(
+        bytes in proptest::collection::vec(
+            proptest::sample::select(b"2127-9 PASV\r\n,0(|)E\xff\xf4\x00".to_vec()), 0..200),
+        chunk in 1usize..9,
+        from_client in proptest::bool::ANY,
+    ) {
+        let side = if from_client { C(&bytes) } else { S(&bytes) };
+        let dialogue = [s(HI), c("PASV\r\nEPSV\r\nFEAT\r\n"), side];
+        let whole = play_chunked(&dialogue, usize::MAX);
+        let split = play_chunked(&dialogue, chunk);
+        proptest::prop_assert_eq!(whole.client, split.client);
+        proptest::prop_assert_eq!(whole.server, split.server);
+        proptest::prop_assert_eq!(whole.events, split.events);
+    }
+}
