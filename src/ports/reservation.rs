@@ -1,0 +1,97 @@
+//! What is asked of the table and what it remembers of one data connection to come.
+
+use super::{Msec, Peer, Text};
+use std::net::SocketAddr;
+
+/// The longest user name kept, in bytes.
+pub const MAX_USER: usize = 64;
+/// The longest verb kept, in bytes.
+pub const MAX_VERB: usize = 8;
+/// The longest path kept, in bytes.
+pub const MAX_PATH: usize = 240;
+
+/// A worker process, as the caller tells workers apart; a pid alone is not enough, it can be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner(pub u64);
+
+/// How the client asked for the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// PASV (RFC 959).
+    Pasv,
+    /// EPSV (RFC 2428).
+    Epsv,
+}
+
+/// Names one reservation for ever: a ticket whose reservation is gone opens nothing, not even in a slot that
+/// is in use again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub(super) slot: u32,
+    pub(super) id: u64,
+}
+
+/// What [`Table::reserve`](super::Table::reserve) gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Names the reservation.
+    pub ticket: Ticket,
+    /// The data port, in the range that was asked for.
+    pub port: u16,
+}
+
+/// A reservation to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Who may connect.
+    pub peer: Peer,
+    /// Where the proxy then connects to. A flow label is not kept.
+    pub target: SocketAddr,
+    /// The address the proxy connects from; `None` leaves it to the system.
+    pub local: Option<SocketAddr>,
+    /// The control session's id.
+    pub session: u64,
+    /// How the client asked.
+    pub mode: Mode,
+    /// The worker of the control connection.
+    pub owner: Owner,
+    /// From this moment on nobody can take the reservation.
+    pub deadline: Msec,
+    /// The user's name; the first [`MAX_USER`] bytes are kept.
+    pub user: &'a [u8],
+    /// The transfer command, if it is known; the first [`MAX_VERB`] bytes are kept.
+    pub verb: &'a [u8],
+    /// Its argument; the first [`MAX_PATH`] bytes are kept.
+    pub path: &'a [u8],
+}
+
+/// A copy of a reservation as it was when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// Names the reservation.
+    pub ticket: Ticket,
+    /// A connection has taken it; it no longer has a deadline.
+    pub taken: bool,
+    /// The data port.
+    pub port: u16,
+    /// Who may connect.
+    pub peer: Peer,
+    /// Where the proxy connects to.
+    pub target: SocketAddr,
+    /// The address the proxy connects from.
+    pub local: Option<SocketAddr>,
+    /// The control session's id.
+    pub session: u64,
+    /// How the client asked.
+    pub mode: Mode,
+    /// The worker of the control connection; once taken, that of the data connection.
+    pub owner: Owner,
+    /// From this moment on nobody can take it.
+    pub deadline: Msec,
+    /// The user's name.
+    pub user: Text<MAX_USER>,
+    /// The last transfer command.
+    pub verb: Text<MAX_VERB>,
+    /// Its argument.
+    pub path: Text<MAX_PATH>,
+}

@@ -1,0 +1,260 @@
+//! The operations on the table. Each is to be called with the memory's lock held, and holds on to nothing
+//! afterwards.
+
+use super::layout::{LAYOUT, Layout, LayoutError, MAGIC, header};
+use super::reclaim::Reaper;
+use super::slot::{Packed, Slots, State};
+use super::{Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Ticket};
+use std::ops::RangeInclusive;
+
+/// Why nothing was reserved. Neither is the client's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// Every port that was looked at has a reservation for this peer: the range is too small.
+    #[error("no free port")]
+    NoPort,
+    /// Every slot is in use: the memory is too small.
+    #[error("no free reservation")]
+    NoSlot,
+}
+
+/// How many slots are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Reserved and not yet used, expired ones that nobody has looked at included.
+    pub waiting: usize,
+    /// In use by a data connection.
+    pub taken: usize,
+    /// To be had.
+    pub free: usize,
+}
+
+/// The table of reservations in `M`.
+pub struct Table<M> {
+    pub(super) slots: Slots<M>,
+    /// The cache was found wrong.
+    pub(super) doubt: bool,
+}
+
+impl<M: Memory> Table<M> {
+    /// Makes an empty table, whatever the memory held before.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError::TooSmall`] if no reservation fits.
+    pub fn format(mut memory: M) -> Result<Self, LayoutError> {
+        let layout = Layout::new(&memory)?;
+        // No table until it is complete.
+        for word in 0..memory.words() {
+            memory.store(word, 0);
+        }
+        memory.store(header::LAYOUT, LAYOUT);
+        memory.store(header::WORDS, memory.words() as u64);
+        let mut table = Self {
+            slots: Slots { memory, layout },
+            doubt: true,
+        };
+        table.trust();
+        table.slots.memory.store(header::MAGIC, MAGIC);
+        Ok(table)
+    }
+
+    /// The table that another process made here.
+    ///
+    /// # Errors
+    ///
+    /// Any [`LayoutError`]: the memory holds no table, or not one that this code understands.
+    pub fn open(memory: M) -> Result<Self, LayoutError> {
+        let layout = Layout::of(&memory)?;
+        Ok(Self {
+            slots: Slots { memory, layout },
+            doubt: false,
+        })
+    }
+
+    /// Reserves a port of `ports` for one connection from `request.peer`.
+    ///
+    /// The port is a random one whose key (port and peer) was not used in the last [`COOLING`](super::COOLING)
+    /// milliseconds; failing that, of a few that were, the one freed longest ago; failing that one on which the
+    /// same session's data connection is still open. At most [`PROBES`](super::PROBES) ports are looked at, or
+    /// twice as many if none is to be had but from the dead.
+    ///
+    /// Two slots, in turn, are looked at as well and freed if their reservation has expired or `dead` says so of
+    /// its owner (`request.owner` is alive). If no slot is free, every slot is: that call costs O(n), all others
+    /// the same however many ports and reservations there are. `reclaimed` hears of all that was freed this way.
+    ///
+    /// # Errors
+    ///
+    /// [`ReserveError::NoSlot`] if all slots are in use, [`ReserveError::NoPort`] if all ports that were looked
+    /// at are in use for this peer, or the range is empty.
+    #[allow(clippy::too_many_arguments)] // What comes from outside, comes as an argument.
+    pub fn reserve(
+        &mut self,
+        now: Msec,
+        request: &Request<'_>,
+        ports: RangeInclusive<u16>,
+        random: &mut dyn FnMut() -> u64,
+        dead: &mut dyn FnMut(Owner) -> bool,
+        reclaimed: &mut dyn FnMut(&Reservation),
+    ) -> Result<Reserved, ReserveError> {
+        let mut reaper = Reaper::new(now, dead, reclaimed).spare(request.owner);
+        self.begin();
+        self.seed(random);
+        self.sweep(&mut reaper);
+        let reserved = self.reserve_in(request, &ports, random, &mut reaper);
+        self.end();
+        reserved
+    }
+
+    fn reserve_in(
+        &mut self,
+        request: &Request<'_>,
+        ports: &RangeInclusive<u16>,
+        random: &mut dyn FnMut() -> u64,
+        reaper: &mut Reaper<'_>,
+    ) -> Result<Reserved, ReserveError> {
+        if self.oldest_free().is_none() && self.reclaim_all(reaper) == 0 {
+            return Err(ReserveError::NoSlot);
+        }
+        let pick = self
+            .pick(request, ports, random, reaper)
+            .ok_or(ReserveError::NoPort)?;
+        let free = pick.slot.or_else(|| self.oldest_free());
+        let slot = free.ok_or(ReserveError::NoSlot)?;
+        let id = self.slots.new_id().ok_or(ReserveError::NoSlot)?;
+        self.detach(slot);
+        self.slots
+            .fill(slot, id, Packed::key(pick.port, request.peer), request);
+        self.index(slot);
+        self.count(slot, true);
+        Ok(Reserved {
+            ticket: Ticket { slot, id },
+            port: pick.port,
+        })
+    }
+
+    /// The reservation that a connection from `peer` to `port` may take now: the one for this host, else the
+    /// one for anybody.
+    pub fn find(&mut self, now: Msec, port: u16, peer: Host) -> Option<Ticket> {
+        self.trust();
+        let exact = self.find_key(now, Packed::key(port, peer.into()));
+        let found = exact.or_else(|| {
+            let (_, anys) = self.hosts_and_anys();
+            (anys != 0).then(|| self.find_key(now, Packed::key(port, Peer::Any)))?
+        });
+        if self.doubt {
+            // For whoever comes next, which may be another process.
+            self.end();
+        }
+        found
+    }
+
+    fn find_key(&mut self, now: Msec, key: Packed) -> Option<Ticket> {
+        let mut walk = self.walk(key);
+        while let Some(slot) = self.step(&mut walk) {
+            let (id, state) = self.slots.id_and_state(slot);
+            if state == State::Waiting && !self.slots.expired(slot, now) {
+                return Some(Ticket { slot, id });
+            }
+        }
+        None
+    }
+
+    /// Gives a waiting reservation to the connection from `peer` to `port`, handled by the worker `owner`.
+    /// Nobody can take it again; only [`finish`](Self::finish) frees it.
+    ///
+    /// `None` if the ticket's reservation is gone, taken, past its deadline, or not for this port and peer.
+    pub fn take(
+        &mut self,
+        now: Msec,
+        ticket: Ticket,
+        port: u16,
+        peer: Host,
+        owner: Owner,
+    ) -> Option<Reservation> {
+        if self.slots.state_of(ticket)? != State::Waiting || self.slots.expired(ticket.slot, now) {
+            return None;
+        }
+        let reservation = self.slots.read(ticket.slot)?;
+        if reservation.port != port || !reservation.peer.admits(peer) {
+            return None;
+        }
+        self.slots.hand_over(ticket.slot, ticket.id, owner);
+        Some(Reservation {
+            taken: true,
+            owner,
+            ..reservation
+        })
+    }
+
+    /// Gives a waiting reservation back. Answers its port, or `None` if the ticket's reservation is gone or
+    /// taken, which it then stays.
+    pub fn release(&mut self, now: Msec, ticket: Ticket) -> Option<u16> {
+        self.end_of_life(now, ticket, State::Waiting)
+    }
+
+    /// Ends a taken reservation when its connection ends. Answers whether it did; a waiting one stays.
+    pub fn finish(&mut self, now: Msec, ticket: Ticket) -> bool {
+        self.end_of_life(now, ticket, State::Taken).is_some()
+    }
+
+    fn end_of_life(&mut self, now: Msec, ticket: Ticket, expected: State) -> Option<u16> {
+        if self.slots.state_of(ticket)? != expected {
+            return None;
+        }
+        let port = self.slots.key(ticket.slot).port();
+        self.begin();
+        self.free(ticket.slot, now);
+        self.end();
+        Some(port)
+    }
+
+    /// Whether the ticket's reservation is in use by a data connection.
+    pub fn is_taken(&self, ticket: Ticket) -> bool {
+        self.slots.state_of(ticket) == Some(State::Taken)
+    }
+
+    /// Notes the session's last transfer command, waiting or taken. Answers whether the ticket's reservation
+    /// still is.
+    pub fn annotate(&mut self, ticket: Ticket, verb: &[u8], path: &[u8]) -> bool {
+        let live = self.slots.state_of(ticket).is_some();
+        if live {
+            self.slots.annotate(ticket.slot, verb, path);
+        }
+        live
+    }
+
+    /// A copy of the ticket's reservation, expired or not; `None` if it is gone.
+    pub fn read(&self, ticket: Ticket) -> Option<Reservation> {
+        self.slots.state_of(ticket)?;
+        self.slots.read(ticket.slot)
+    }
+
+    /// Frees every reservation that has expired or whose owner `dead` says is dead, tells `reclaimed` of each and
+    /// answers how many there were. Looks at every slot: for the start of a worker. `dead` is asked about an
+    /// owner once, as long as there are no more than a handful of them.
+    pub fn reclaim_dead(
+        &mut self,
+        now: Msec,
+        dead: &mut dyn FnMut(Owner) -> bool,
+        reclaimed: &mut dyn FnMut(&Reservation),
+    ) -> usize {
+        self.begin();
+        let freed = self.reclaim_all(&mut Reaper::new(now, dead, reclaimed));
+        self.end();
+        freed
+    }
+
+    /// Counts the slots; looks at every one.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for slot in 0..self.slots.layout.slots {
+            match self.slots.state(slot) {
+                State::Free => counts.free += 1,
+                State::Waiting => counts.waiting += 1,
+                State::Taken => counts.taken += 1,
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,479 @@
+//! Tens of thousands of random operations against a model that knows neither slots nor caches.
+
+use super::tests_support::*;
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+/// What every operation should have done.
+struct Model {
+    bench: Bench,
+    slots: usize,
+    live: BTreeMap<u64, Reservation>,
+    gone: Vec<Ticket>,
+    last_id: u64,
+    next_owner: u64,
+    owners: Vec<Owner>,
+    /// How often what happened, to see that everything does.
+    seen: BTreeMap<&'static str, u64>,
+}
+
+impl Model {
+    fn new(slots: usize, seed: u64) -> Self {
+        let mut bench = Bench::new(slots);
+        bench.random = Random(seed);
+        Self {
+            bench,
+            slots,
+            live: BTreeMap::new(),
+            gone: Vec::new(),
+            last_id: 0,
+            next_owner: 4,
+            owners: vec![Owner(1), Owner(2), Owner(3)],
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.bench.random.below(bound)
+    }
+
+    fn useless(&self, reservation: &Reservation) -> bool {
+        let expired = !reservation.taken && reservation.deadline <= self.bench.now;
+        expired || self.bench.dead.contains(&reservation.owner)
+    }
+
+    /// Whether a live reservation forbids this request on this port, useless ones or not.
+    fn forbids(&self, held: &Reservation, request: &Request<'_>, port: u16) -> bool {
+        if held.port != port {
+            return false;
+        }
+        if held.peer == request.peer {
+            return !held.taken || held.session != request.session;
+        }
+        held.peer == Peer::Any || request.peer == Peer::Any
+    }
+
+    /// What the table took back must have been useless.
+    fn forget_reclaimed(&mut self) -> usize {
+        let reclaimed = std::mem::take(&mut self.bench.reclaimed);
+        for gone in &reclaimed {
+            let known = self.live.remove(&gone.ticket.id);
+            assert_eq!(known.as_ref(), Some(gone));
+            assert!(self.useless(gone), "{gone:?} was of use");
+            self.gone.push(gone.ticket);
+            self.saw(if gone.taken {
+                "reclaimed taken"
+            } else {
+                "reclaimed waiting"
+            });
+        }
+        reclaimed.len()
+    }
+
+    fn some_host(&mut self) -> Host {
+        let hosts = [ALICE, BOB, "192.0.2.3", "2001:db8::4"];
+        host(hosts[self.below(4) as usize])
+    }
+
+    fn some_range(&mut self) -> RangeInclusive<u16> {
+        match self.below(6) {
+            0 => 65_535..=65_535,
+            1 => 1..=65_535,
+            2 => 65_530..=65_535,
+            3 => 7..=7,
+            4 => 1..=10,
+            _ => 1000..=1199,
+        }
+    }
+
+    fn some_ticket(&mut self) -> Option<Ticket> {
+        if !self.gone.is_empty() && self.bench.random.one_in(4) {
+            let at = self.below(self.gone.len() as u64) as usize;
+            return Some(self.gone[at]);
+        }
+        let count = self.live.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let at = self.below(count) as usize;
+        self.live
+            .values()
+            .nth(at)
+            .map(|reservation| reservation.ticket)
+    }
+
+    fn some_owner(&mut self) -> Owner {
+        let at = self.below(self.owners.len() as u64) as usize;
+        self.owners[at]
+    }
+
+    fn reserve(&mut self, anys: u64) {
+        let peer = if self.below(100) < anys {
+            Peer::Any
+        } else {
+            self.some_host().into()
+        };
+        let text = [b'x'; 300];
+        let request = Request {
+            peer,
+            target: if self.bench.random.one_in(2) {
+                socket("198.51.100.9:34567")
+            } else {
+                socket("[2001:db8::9]:1024")
+            },
+            local: self.bench.random.one_in(2).then(|| socket("192.0.2.200:0")),
+            session: self.below(6),
+            mode: if self.bench.random.one_in(2) {
+                Mode::Pasv
+            } else {
+                Mode::Epsv
+            },
+            owner: self.some_owner(),
+            deadline: self.bench.now + self.below(3000),
+            user: &text[..self.below(100) as usize],
+            verb: &text[..self.below(12) as usize],
+            path: &text[..self.below(300) as usize],
+        };
+        let range = self.some_range();
+        let answer = self.bench.reserve(&request, range.clone());
+        self.forget_reclaimed();
+        match answer {
+            Ok(reserved) => {
+                let Reserved { ticket, port } = reserved;
+                assert!(range.contains(&port));
+                for held in self.live.values() {
+                    assert!(
+                        !self.forbids(held, &request, port),
+                        "{held:?} against {request:?}"
+                    );
+                }
+                assert!(ticket.id > self.last_id, "ids only grow");
+                self.last_id = ticket.id;
+                let expected = Reservation {
+                    ticket,
+                    taken: false,
+                    port,
+                    peer,
+                    target: request.target,
+                    local: request.local,
+                    session: request.session,
+                    mode: request.mode,
+                    owner: request.owner,
+                    deadline: request.deadline,
+                    user: Text::new(request.user),
+                    verb: Text::new(request.verb),
+                    path: Text::new(request.path),
+                };
+                assert_eq!(self.bench.table.read(ticket), Some(expected));
+                self.live.insert(ticket.id, expected);
+                self.saw("reserved");
+            }
+            Err(ReserveError::NoSlot) => {
+                assert_eq!(self.live.len(), self.slots);
+                assert!(!self.live.values().any(|held| self.useless(held)));
+                self.saw("no slot");
+            }
+            Err(ReserveError::NoPort) => {
+                let blocked = |port| {
+                    let mut held = self.live.values();
+                    held.any(|held| self.forbids(held, &request, port))
+                        || self.piled(&request, port)
+                };
+                if range.len() <= PROBES as usize {
+                    assert!(
+                        range.clone().all(blocked),
+                        "{request:?} had room in {range:?}"
+                    );
+                    self.saw("no port");
+                } else {
+                    assert!(range.clone().any(blocked));
+                }
+            }
+        }
+    }
+
+    fn piled(&self, request: &Request<'_>, port: u16) -> bool {
+        let same = |held: &&Reservation| held.port == port && held.peer == request.peer;
+        self.live.values().filter(same).count() > 4
+    }
+
+    fn waiting_for(&self, port: u16, peer: Peer) -> Option<Ticket> {
+        let waits = |held: &&Reservation| {
+            !held.taken && held.deadline > self.bench.now && (held.port, held.peer) == (port, peer)
+        };
+        let mut found = self.live.values().filter(waits);
+        let first = found.next().map(|held| held.ticket);
+        assert_eq!(found.next(), None);
+        first
+    }
+
+    fn find(&mut self) {
+        let from = self.some_host();
+        let port = match self.below(3) {
+            0 => 7,
+            1 => self.below(65_536) as u16,
+            _ => self.live.values().next_back().map_or(8, |held| held.port),
+        };
+        let exact = self.waiting_for(port, from.into());
+        let expected = exact.or_else(|| self.waiting_for(port, Peer::Any));
+        assert_eq!(self.bench.table.find(self.bench.now, port, from), expected);
+        self.saw(if expected.is_some() {
+            "found"
+        } else {
+            "not found"
+        });
+    }
+
+    fn take(&mut self) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let owner = self.some_owner();
+        let held = self.live.get(&ticket.id).copied();
+        let right_port = !self.bench.random.one_in(8);
+        let port = held.map_or(7, |held| held.port) ^ u16::from(!right_port);
+        let from = match held.map(|held| held.peer) {
+            Some(Peer::Host(host)) if !self.bench.random.one_in(8) => host,
+            _ => self.some_host(),
+        };
+        let expected = held
+            .filter(|held| !held.taken && held.deadline > self.bench.now)
+            .filter(|held| right_port && held.peer.admits(from))
+            .map(|held| Reservation {
+                taken: true,
+                owner,
+                ..held
+            });
+        let taken = self
+            .bench
+            .table
+            .take(self.bench.now, ticket, port, from, owner);
+        assert_eq!(taken, expected);
+        if let Some(taken) = taken {
+            self.live.insert(ticket.id, taken);
+            self.saw("taken");
+        }
+    }
+
+    fn give_back(&mut self, finish: bool) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let held = self
+            .live
+            .get(&ticket.id)
+            .filter(|held| held.taken == finish);
+        let port = held.map(|held| held.port);
+        if finish {
+            assert_eq!(
+                self.bench.table.finish(self.bench.now, ticket),
+                port.is_some()
+            );
+        } else {
+            assert_eq!(self.bench.table.release(self.bench.now, ticket), port);
+        }
+        if port.is_some() {
+            self.live.remove(&ticket.id);
+            self.gone.push(ticket);
+            self.saw(if finish { "finished" } else { "released" });
+        }
+    }
+
+    fn annotate(&mut self) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let path: Vec<u8> = (0..self.below(300)).map(|at| at as u8).collect();
+        let known = self.bench.table.annotate(ticket, b"STOR", &path);
+        assert_eq!(known, self.live.contains_key(&ticket.id));
+        if let Some(held) = self.live.get_mut(&ticket.id) {
+            held.verb = Text::new(b"STOR");
+            held.path = Text::new(&path);
+            self.saw("annotated");
+        }
+    }
+
+    fn read(&mut self) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let held = self.live.get(&ticket.id);
+        assert_eq!(self.bench.table.read(ticket).as_ref(), held);
+        assert_eq!(
+            self.bench.table.is_taken(ticket),
+            held.is_some_and(|held| held.taken)
+        );
+    }
+
+    fn reclaim(&mut self) {
+        let freed = self.bench.reclaim_dead();
+        assert_eq!(self.forget_reclaimed(), freed);
+        assert!(!self.live.values().any(|held| self.useless(held)));
+    }
+
+    fn kill_a_worker(&mut self) {
+        let at = self.below(self.owners.len() as u64) as usize;
+        let new = Owner(self.next_owner);
+        self.next_owner += 1;
+        let dead = std::mem::replace(&mut self.owners[at], new);
+        self.bench.dead.insert(dead);
+    }
+
+    /// Another process opens the table; now and then the last one was killed first.
+    fn reopen(&mut self) {
+        if self.bench.random.one_in(2) {
+            self.bench.memory.store(super::layout::header::MARK, 1);
+        }
+        self.bench.table = self.bench.memory.open();
+    }
+
+    fn operate(&mut self, anys: u64) {
+        match self.below(1000) {
+            0..300 => self.reserve(anys),
+            300..500 => self.find(),
+            500..620 => self.take(),
+            620..690 => self.give_back(false),
+            690..790 => self.give_back(true),
+            790..850 => self.annotate(),
+            850..950 => self.read(),
+            950..953 => self.kill_a_worker(),
+            953..957 => self.reclaim(),
+            957..960 => self.reopen(),
+            _ => self.bench.now += self.below(400),
+        }
+    }
+
+    fn run(&mut self, operations: u64, anys: u64) {
+        for at in 0..operations {
+            self.operate(anys);
+            if at % 64 == 0 {
+                check(&mut self.bench.table);
+                let table: BTreeSet<u64> = live(&self.bench.table)
+                    .iter()
+                    .map(|held| held.ticket.id)
+                    .collect();
+                assert_eq!(table, self.live.keys().copied().collect());
+            }
+        }
+    }
+}
+
+#[test]
+fn table_agrees_with_the_model() {
+    let mut seen = BTreeMap::<_, u64>::new();
+    for (slots, anys, seed) in [(1, 0, 1), (5, 0, 2), (40, 0, 3), (300, 0, 4), (12, 100, 5)] {
+        let mut model = Model::new(slots, seed);
+        model.run(20_000, anys);
+        for (what, count) in model.seen {
+            *seen.entry(what).or_default() += count;
+        }
+    }
+    // A test in which nothing happens proves nothing.
+    for (what, count) in &seen {
+        assert!(*count > 50, "{what} only {count} times: {seen:?}");
+    }
+    assert_eq!(seen.len(), 11, "{seen:?}");
+}
+
+#[test]
+fn table_agrees_with_the_model_while_both_kinds_of_peer_meet() {
+    for (slots, anys, seed) in [(8, 50, 11), (40, 10, 12), (100, 90, 13)] {
+        Model::new(slots, seed).run(20_000, anys);
+    }
+}
+
+/// A key's rank, as somebody with a long memory sees it.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Rank {
+    Fresh,
+    Cooling(Msec),
+    Taken,
+}
+
+#[test]
+fn best_port_of_a_small_range_is_given() {
+    // More slots than operations within the cooling time: none is used again while its key matters.
+    let mut bench = Bench::new(600);
+    let mut freed = BTreeMap::<(u16, Peer), Msec>::new();
+    let mut ranks = [0; 3];
+    for _ in 0..20_000 {
+        let pause = if bench.random.one_in(100) { COOLING } else { 0 };
+        bench.now += bench.random.below(120) + pause;
+        let peer = Peer::Host(host([ALICE, BOB][bench.random.below(2) as usize]));
+        let request = Request {
+            peer,
+            session: bench.random.below(2),
+            deadline: bench.now + 100_000,
+            ..request(ALICE)
+        };
+        let held = live(&bench.table);
+        let rank = |port: u16| {
+            let mut rank = Rank::Fresh;
+            if let Some(freed) = freed.get(&(port, peer))
+                && freed + COOLING > bench.now
+            {
+                rank = Rank::Cooling(*freed);
+            }
+            let on_key = |held: &&Reservation| (held.port, held.peer) == (port, peer);
+            let mut taken = 0;
+            for held in held.iter().filter(on_key) {
+                taken += 1;
+                if !held.taken || held.session != request.session || taken > 4 {
+                    return None;
+                }
+                rank = Rank::Taken;
+            }
+            Some(rank)
+        };
+        let best = (1..=8).filter_map(rank).min();
+        match bench.reserve(&request, 1..=8) {
+            Ok(reserved) => {
+                let held = held
+                    .iter()
+                    .find(|held| held.port == reserved.port && held.peer == peer);
+                let given = match (held, freed.get(&(reserved.port, peer))) {
+                    (Some(_), _) => Rank::Taken,
+                    (None, Some(at)) if at + COOLING > bench.now => Rank::Cooling(*at),
+                    _ => Rank::Fresh,
+                };
+                ranks[match given {
+                    Rank::Fresh => 0,
+                    Rank::Cooling(_) => 1,
+                    Rank::Taken => 2,
+                }] += 1;
+                assert_eq!(Some(given), best);
+            }
+            Err(error) => assert_eq!((error, best), (ReserveError::NoPort, None)),
+        }
+        let held = live(&bench.table);
+        for held in held {
+            let key = (held.port, held.peer);
+            match bench.random.below(30) {
+                0 if !held.taken => {
+                    bench.table.release(bench.now, held.ticket).unwrap();
+                    freed.insert(key, bench.now);
+                }
+                1 if held.taken => {
+                    assert!(bench.table.finish(bench.now, held.ticket));
+                    freed.insert(key, bench.now);
+                }
+                2 if !held.taken => {
+                    let Peer::Host(from) = held.peer else {
+                        unreachable!()
+                    };
+                    bench
+                        .table
+                        .take(bench.now, held.ticket, held.port, from, Owner(1))
+                        .unwrap();
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(ranks.iter().all(|count| *count > 100), "{ranks:?}");
+}
