@@ -1,0 +1,116 @@
+//! `sockaddr` to `SocketAddr` and back.
+
+use std::mem::{MaybeUninit, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use libc::{AF_INET, AF_INET6, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t};
+use nginx_sys::{ngx_connection_t, sockaddr};
+
+/// The address as it is; `None` for families without ports.
+///
+/// # Safety
+///
+/// `sa` is null or points to a complete socket address of its family.
+pub unsafe fn read(sa: *const sockaddr) -> Option<SocketAddr> {
+    if sa.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise; every family begins with its number, and IPv4 and IPv6 addresses are
+    // as long as their structures. They are read unaligned, for nothing promises alignment.
+    unsafe {
+        match i32::from((*sa).sa_family) {
+            AF_INET => {
+                let sin = sa.cast::<sockaddr_in>().read_unaligned();
+                let ip = Ipv4Addr::from(u32::from_be(sin.sin_addr.s_addr));
+                Some(SocketAddrV4::new(ip, u16::from_be(sin.sin_port)).into())
+            }
+            AF_INET6 => {
+                let sin6 = sa.cast::<sockaddr_in6>().read_unaligned();
+                let ip = Ipv6Addr::from(sin6.sin6_addr.s6_addr);
+                let port = u16::from_be(sin6.sin6_port);
+                Some(SocketAddrV6::new(ip, port, 0, sin6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The same address as the kernel wants it, and its length.
+pub fn write(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
+    // SAFETY: `sockaddr_storage` is plain data, all zeroes is a value of it.
+    let mut storage: sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let place = &raw mut storage;
+    let length = match address {
+        SocketAddr::V4(v4) => {
+            // SAFETY: `sockaddr_storage` is large enough and aligned for every family.
+            let sin = unsafe { &mut *place.cast::<sockaddr_in>() };
+            sin.sin_family = AF_INET as _;
+            sin.sin_port = v4.port().to_be();
+            sin.sin_addr.s_addr = u32::from(*v4.ip()).to_be();
+            size_of::<sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            // SAFETY: as above.
+            let sin6 = unsafe { &mut *place.cast::<sockaddr_in6>() };
+            sin6.sin6_family = AF_INET6 as _;
+            sin6.sin6_port = v6.port().to_be();
+            sin6.sin6_addr.s6_addr = v6.ip().octets();
+            sin6.sin6_scope_id = v6.scope_id();
+            size_of::<sockaddr_in6>()
+        }
+    };
+    (storage, length as socklen_t)
+}
+
+/// Where the socket's peer is: the kernel's answer, not a configuration's. `None` for unix sockets.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn peer(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: `getpeername` fills what it is given.
+    unsafe { ask((*c).fd, libc::getpeername) }
+}
+
+/// Where the socket itself is, also behind a wildcard listener.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: `getsockname` fills what it is given.
+    unsafe { ask((*c).fd, libc::getsockname) }
+}
+
+unsafe fn ask(
+    fd: i32,
+    call: unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut socklen_t) -> i32,
+) -> Option<SocketAddr> {
+    // SAFETY: plain data.
+    let mut storage: sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut length = size_of::<sockaddr_storage>() as socklen_t;
+    let place = &raw mut storage;
+    // SAFETY: `place` has `length` bytes; after success it holds a complete address.
+    unsafe {
+        if call(fd, place.cast(), &raw mut length) != 0 {
+            return None;
+        }
+        read(place.cast())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_way_there_and_back() {
+        for text in ["192.0.2.1:21", "[2001:db8::1]:65535", "[fe80::1%3]:1"] {
+            let address: SocketAddr = text.parse().unwrap();
+            let (storage, _) = write(address);
+            // SAFETY: `storage` is complete.
+            let back = unsafe { read((&raw const storage).cast()) };
+            assert_eq!(back, Some(address));
+        }
+    }
+}

@@ -1,0 +1,640 @@
+//! The server configuration: setters of the directives, merging, and the checks that need all of it.
+
+use std::ffi::c_char;
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::{mem, ptr};
+
+use nginx_sys::{
+    NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK, NGX_STREAM_UPSTREAM_CREATE, ngx_array_create,
+    ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_inet_get_port, ngx_int_t, ngx_msec_t,
+    ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add, ngx_str_t,
+    ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
+    ngx_stream_complex_value_t, ngx_stream_conf_ctx_t, ngx_stream_core_srv_conf_t,
+    ngx_stream_upstream_add, ngx_stream_upstream_srv_conf_t, ngx_uint_t, ngx_url_t, sockaddr,
+};
+use ngx::{ngx_conf_log_error, ngx_log_error};
+
+use super::data;
+use super::module::{ctx_index, hidden_upstream};
+use super::stock::{self, CONF_ERROR, CONF_OK, core_conf, core_main_conf};
+use super::zone::{self, MIN_RESERVATIONS, Zone};
+
+/// `ftp_data_peer same`: only the control client's address may use its reservation.
+pub const PEER_SAME: ngx_uint_t = 0;
+/// `ftp_data_peer any`.
+pub const PEER_ANY: ngx_uint_t = 1;
+
+const UNSET: ngx_uint_t = ngx_uint_t::MAX;
+const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
+const UNSET_LIST: *mut ngx_array_t = ptr::without_provenance_mut(usize::MAX);
+
+/// Our part of a `server` (or, for what is inherited, of `stream`).
+#[repr(C)]
+pub struct SrvConf {
+    ctrl: *mut Zone,
+    data: *mut Zone,
+    /// Where `ftp_ctrl` or `ftp_data` stands.
+    file: ngx_str_t,
+    line: ngx_uint_t,
+    proxy_ip: *mut ngx_stream_complex_value_t,
+    /// In milliseconds.
+    pub data_timeout: ngx_msec_t,
+    data_peer: ngx_uint_t,
+    pasv_trust: *mut ngx_array_t,
+}
+
+impl SrvConf {
+    /// The server has `ftp_ctrl`.
+    pub fn is_control(&self) -> bool {
+        !self.ctrl.is_null()
+    }
+
+    /// The server has `ftp_data`.
+    pub fn is_data(&self) -> bool {
+        !self.data.is_null()
+    }
+
+    /// The server's zone, if it has one.
+    pub fn zone(&self) -> Option<&Zone> {
+        // SAFETY: zones live in the cycle's pool, as this does.
+        unsafe { self.ctrl.as_ref().or(self.data.as_ref()) }
+    }
+
+    /// `ftp_data_peer any`.
+    pub fn any_peer(&self) -> bool {
+        self.data_peer == PEER_ANY
+    }
+
+    /// The networks of `ftp_pasv_trust`, null for none.
+    pub fn trusted(&self) -> *mut ngx_array_t {
+        self.pasv_trust
+    }
+
+    /// `proxy_ip`, null where the default counts.
+    pub fn proxy_ip(&self) -> *mut ngx_stream_complex_value_t {
+        self.proxy_ip
+    }
+}
+
+/// A new configuration with nothing set, null without memory.
+///
+/// # Safety
+///
+/// Called by nginx with its configuration context.
+pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
+    // SAFETY: zeroes are a value of `SrvConf`: null pointers and numbers.
+    unsafe {
+        let conf = ngx_pcalloc((*cf).pool, mem::size_of::<SrvConf>()).cast::<SrvConf>();
+        if let Some(conf) = conf.as_mut() {
+            conf.data_timeout = UNSET_MSEC;
+            conf.data_peer = UNSET;
+            conf.pasv_trust = UNSET_LIST;
+        }
+        conf
+    }
+}
+
+/// Takes over from the block around what is not set in this one.
+pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
+    fn inherit<T: PartialEq + Copy>(value: &mut T, outer: T, unset: T, default: T) {
+        if *value == unset {
+            *value = if outer == unset { default } else { outer };
+        }
+    }
+    inherit(
+        &mut conf.data_timeout,
+        prev.data_timeout,
+        UNSET_MSEC,
+        60_000,
+    );
+    inherit(&mut conf.data_peer, prev.data_peer, UNSET, PEER_SAME);
+    inherit(
+        &mut conf.pasv_trust,
+        prev.pasv_trust,
+        UNSET_LIST,
+        ptr::null_mut(),
+    );
+    CONF_OK
+}
+
+/// An error of a setter: nginx adds file and line.
+unsafe fn error(cf: *mut ngx_conf_t, text: impl Display) -> *mut c_char {
+    ngx_conf_log_error!(NGX_LOG_EMERG, cf, "{text}");
+    CONF_ERROR
+}
+
+fn is_duplicate() -> *mut c_char {
+    c"is duplicate".as_ptr().cast_mut()
+}
+
+/// The directive's arguments.
+unsafe fn arguments<'a>(cf: *mut ngx_conf_t) -> &'a [ngx_str_t] {
+    // SAFETY: nginx keeps them in the configuration's pool.
+    let words: &[ngx_str_t] = unsafe { (*(*cf).args).as_slice() };
+    words.get(1..).unwrap_or_default()
+}
+
+/// Parameters of `ftp_ctrl` as they were written.
+#[derive(Default)]
+struct CtrlParameters {
+    zone: Option<ngx_str_t>,
+    min_port: Option<u16>,
+    max_port: Option<u16>,
+    proxy_ip: Option<ngx_str_t>,
+}
+
+impl CtrlParameters {
+    fn read(words: &[ngx_str_t]) -> Result<Self, String> {
+        let mut parameters = Self::default();
+        for word in words {
+            parameters.read_one(word)?;
+        }
+        match (parameters.min_port, parameters.max_port) {
+            (Some(min), Some(max)) if min > max => {
+                Err(format!("invalid port range \"{min}-{max}\""))
+            }
+            (Some(_), None) => Err("\"ftp_ctrl\" must have \"max_port\" parameter".to_owned()),
+            (None, Some(_)) => Err("\"ftp_ctrl\" must have \"min_port\" parameter".to_owned()),
+            _ => Ok(parameters),
+        }
+    }
+
+    fn read_one(&mut self, word: &ngx_str_t) -> Result<(), String> {
+        let place = word.as_bytes().iter().position(|&byte| byte == b'=');
+        let name = place.and_then(|place| word.as_bytes().get(..place));
+        let value = place.map(|place| tail(word, place + 1));
+        let repeated = match (name, value) {
+            (Some(b"zone"), Some(value)) => self.zone.replace(value).is_some(),
+            (Some(b"min_port"), Some(value)) => self.min_port.replace(port(&value)?).is_some(),
+            (Some(b"max_port"), Some(value)) => self.max_port.replace(port(&value)?).is_some(),
+            (Some(b"proxy_ip"), Some(value)) => self.proxy_ip.replace(value).is_some(),
+            _ => return Err(format!("invalid parameter \"{word}\"")),
+        };
+        match repeated {
+            true => Err(format!("duplicate parameter \"{word}\"")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What follows the first `start` bytes.
+fn tail(word: &ngx_str_t, start: usize) -> ngx_str_t {
+    let start = start.min(word.len);
+    ngx_str_t {
+        len: word.len - start,
+        // SAFETY: within the word, or just behind it.
+        data: unsafe { word.data.add(start) },
+    }
+}
+
+fn port(value: &ngx_str_t) -> Result<u16, String> {
+    let digits = value.as_bytes();
+    str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .filter(|&port| port > 0)
+        .ok_or_else(|| format!("invalid port \"{value}\""))
+}
+
+/// `ftp_ctrl zone=name[:size] min_port=port max_port=port [proxy_ip=address|variable];`
+///
+/// # Safety
+///
+/// Called by nginx in a `server` block, with our configuration of it.
+pub unsafe fn ftp_ctrl(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    if conf.is_control() {
+        return is_duplicate();
+    }
+    // SAFETY: nginx's configuration context.
+    unsafe {
+        if conf.is_data() {
+            return error(cf, "\"ftp_ctrl\" and \"ftp_data\" cannot be in one server");
+        }
+        let parameters = match CtrlParameters::read(arguments(cf)) {
+            Ok(parameters) => parameters,
+            Err(text) => return error(cf, text),
+        };
+        let Some(zone) = parameters.zone.filter(|zone| zone.len > 0) else {
+            return error(cf, "\"ftp_ctrl\" must have \"zone\" parameter");
+        };
+        let (name, size) = match zone_size(&zone) {
+            Ok(found) => found,
+            Err(text) => return error(cf, text),
+        };
+        let Some(zone) = declare(cf, name, size).as_mut() else {
+            return CONF_ERROR;
+        };
+        if let (Some(min), Some(max)) = (parameters.min_port, parameters.max_port) {
+            let known = (zone.min_port, zone.max_port);
+            if zone.min_port != 0 && known != (min, max) {
+                let (min, max) = known;
+                return error(
+                    cf,
+                    format_args!(
+                        "zone \"{name}\" is already declared with port range \"{min}-{max}\""
+                    ),
+                );
+            }
+            (zone.min_port, zone.max_port) = (min, max);
+        }
+        if let Some(value) = parameters.proxy_ip {
+            match compile(cf, value) {
+                Ok(value) => conf.proxy_ip = value,
+                Err(text) => return error(cf, text),
+            }
+        }
+        conf.ctrl = zone;
+        remember_place(cf, conf);
+    }
+    CONF_OK
+}
+
+/// `name` or `name:size`; size 0 where none is given.
+fn zone_size(zone: &ngx_str_t) -> Result<(ngx_str_t, usize), String> {
+    let Some(place) = zone.as_bytes().iter().position(|&byte| byte == b':') else {
+        return Ok((*zone, 0));
+    };
+    let name = ngx_str_t {
+        len: place,
+        data: zone.data,
+    };
+    let mut text = tail(zone, place + 1);
+    // SAFETY: the text lives in the configuration's pool.
+    let size = unsafe { ngx_parse_size(&mut text) };
+    if name.len == 0 || size <= 0 {
+        return Err(format!("invalid zone size \"{zone}\""));
+    }
+    let size = size as usize;
+    let fit = zone::capacity(size);
+    if fit < MIN_RESERVATIONS {
+        return Err(format!(
+            "zone \"{name}\" is too small: {fit} reservations fit, at least {MIN_RESERVATIONS} are needed"
+        ));
+    }
+    Ok((name, size))
+}
+
+/// The zone of that name in this configuration, declared if it was not; null if nginx says no.
+unsafe fn declare(cf: *mut ngx_conf_t, mut name: ngx_str_t, size: usize) -> *mut Zone {
+    // SAFETY: nginx's configuration context; zeroes are a value of `Zone`.
+    unsafe {
+        let Some(shm) = ngx_shared_memory_add(cf, &mut name, size, zone::tag()).as_mut() else {
+            return ptr::null_mut();
+        };
+        if shm.data.is_null() {
+            let made = ngx_pcalloc((*cf).pool, mem::size_of::<Zone>()).cast::<Zone>();
+            if let Some(zone) = made.as_mut() {
+                zone.name = shm.shm.name;
+                zone.shm = shm;
+                zone.peer = UNSET;
+            }
+            shm.data = made.cast();
+            shm.init = Some(zone::init);
+        }
+        shm.data.cast()
+    }
+}
+
+unsafe fn compile(
+    cf: *mut ngx_conf_t,
+    mut value: ngx_str_t,
+) -> Result<*mut ngx_stream_complex_value_t, String> {
+    let wrong = format!("invalid \"proxy_ip\" address \"{value}\"");
+    // SAFETY: the value is compiled into memory of the configuration's pool.
+    unsafe {
+        let place = ngx_palloc((*cf).pool, mem::size_of::<ngx_stream_complex_value_t>());
+        if place.is_null() {
+            return Err("no memory".to_owned());
+        }
+        let mut compile: ngx_stream_compile_complex_value_t = mem::zeroed();
+        compile.cf = cf;
+        compile.value = &mut value;
+        compile.complex_value = place.cast();
+        if ngx_stream_compile_complex_value(&mut compile) != NGX_OK as isize {
+            return Err(wrong);
+        }
+        let compiled = place.cast::<ngx_stream_complex_value_t>();
+        let constant = (*compiled).lengths.is_null();
+        if constant && ipv4((*compiled).value.as_bytes()).is_none() {
+            return Err(wrong);
+        }
+        Ok(compiled)
+    }
+}
+
+/// An IPv4 address that can be told to a client.
+pub fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let address: Ipv4Addr = str::from_utf8(text).ok()?.parse().ok()?;
+    (!address.is_unspecified()).then_some(address)
+}
+
+/// `ftp_data zone=name;`
+///
+/// # Safety
+///
+/// Called by nginx in a `server` block, with our configuration of it.
+pub unsafe fn ftp_data(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    if conf.is_data() {
+        return is_duplicate();
+    }
+    // SAFETY: nginx's configuration context.
+    unsafe {
+        if conf.is_control() {
+            return error(cf, "\"ftp_ctrl\" and \"ftp_data\" cannot be in one server");
+        }
+        let mut name: Option<ngx_str_t> = None;
+        for word in arguments(cf) {
+            if !word.as_bytes().starts_with(b"zone=") {
+                return error(cf, format_args!("invalid parameter \"{word}\""));
+            }
+            if name.replace(tail(word, 5)).is_some() {
+                return error(cf, format_args!("duplicate parameter \"{word}\""));
+            }
+        }
+        let Some(name) = name.filter(|name| name.len > 0) else {
+            return error(cf, "\"ftp_data\" must have \"zone\" parameter");
+        };
+        let core = core_conf((*cf).ctx.cast());
+        if (*core).handler.is_some() {
+            return error(cf, MIXED);
+        }
+        let Some(zone) = declare(cf, name, 0).as_mut() else {
+            return CONF_ERROR;
+        };
+        let answer = proxy_by_reservation(cf);
+        if answer != CONF_OK {
+            return answer;
+        }
+        conf.data = zone;
+        remember_place(cf, conf);
+    }
+    CONF_OK
+}
+
+const MIXED: &str = "\"ftp_data\" cannot be combined with \"proxy_pass\" or \"return\"";
+
+/// `proxy_pass` to the hidden upstream, whose peer is the reservation's target.
+unsafe fn proxy_by_reservation(cf: *mut ngx_conf_t) -> *mut c_char {
+    // SAFETY: nginx's configuration context.
+    unsafe {
+        let mut url: ngx_url_t = mem::zeroed();
+        url.host = hidden_upstream();
+        url.set_no_port(1);
+        let upstream = match hidden(cf) {
+            Some(known) => known,
+            None => ngx_stream_upstream_add(cf, &mut url, NGX_STREAM_UPSTREAM_CREATE as ngx_uint_t),
+        };
+        let Some(upstream) = upstream.as_mut() else {
+            return CONF_ERROR;
+        };
+        if upstream.peer.init_upstream.is_none() {
+            upstream.peer.init_upstream = Some(data::init_upstream);
+        }
+        stock::proxy_pass(cf, hidden_upstream())
+    }
+}
+
+/// The hidden upstream, if an earlier `ftp_data` has made it.
+unsafe fn hidden(cf: *mut ngx_conf_t) -> Option<*mut ngx_stream_upstream_srv_conf_t> {
+    // SAFETY: the upstream module's list is complete up to here; a user's own upstream of the name has no
+    // `init_upstream` of ours, and then adding ours fails as "duplicate upstream".
+    unsafe {
+        let list = stock::upstreams((*cf).ctx.cast());
+        list.iter().copied().find(|&upstream| {
+            let init = (*upstream).peer.init_upstream;
+            (*upstream).host.as_bytes() == hidden_upstream().as_bytes()
+                && init.is_some_and(|init| ptr::fn_addr_eq(init, OUR_INIT))
+        })
+    }
+}
+
+const OUR_INIT: unsafe extern "C" fn(
+    *mut ngx_conf_t,
+    *mut ngx_stream_upstream_srv_conf_t,
+) -> ngx_int_t = data::init_upstream;
+
+/// `ftp_data_peer same|any;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_data_peer(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    if conf.data_peer != UNSET {
+        return is_duplicate();
+    }
+    // SAFETY: nginx's configuration context.
+    unsafe {
+        let word = arguments(cf)
+            .first()
+            .map_or(&b""[..], |word| word.as_bytes());
+        conf.data_peer = match word {
+            b"same" => PEER_SAME,
+            b"any" => PEER_ANY,
+            _ => {
+                let word = String::from_utf8_lossy(word);
+                return error(
+                    cf,
+                    format_args!("invalid \"ftp_data_peer\" value \"{word}\""),
+                );
+            }
+        };
+    }
+    CONF_OK
+}
+
+/// `ftp_pasv_trust address|CIDR ... | off;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_pasv_trust(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    if conf.pasv_trust != UNSET_LIST {
+        return is_duplicate();
+    }
+    // SAFETY: nginx's configuration context; the array's elements are `ngx_cidr_t`.
+    unsafe {
+        let words = arguments(cf);
+        if let [word] = words
+            && word.as_bytes() == b"off"
+        {
+            conf.pasv_trust = ptr::null_mut();
+            return CONF_OK;
+        }
+        let Some(list) =
+            ngx_array_create((*cf).pool, words.len(), mem::size_of::<ngx_cidr_t>()).as_mut()
+        else {
+            return CONF_ERROR;
+        };
+        for word in words {
+            let Some(cidr) = ngx_array_push(list).cast::<ngx_cidr_t>().as_mut() else {
+                return CONF_ERROR;
+            };
+            let mut text = *word;
+            let read = ngx_ptocidr(&mut text, cidr);
+            if read == NGX_ERROR as isize {
+                return error(
+                    cf,
+                    format_args!("invalid \"ftp_pasv_trust\" value \"{word}\""),
+                );
+            }
+            if read != NGX_OK as isize {
+                ngx_conf_log_error!(
+                    NGX_LOG_WARN,
+                    cf,
+                    "low address bits of \"{word}\" are meaningless"
+                );
+            }
+        }
+        conf.pasv_trust = list;
+    }
+    CONF_OK
+}
+
+unsafe fn remember_place(cf: *mut ngx_conf_t, conf: &mut SrvConf) {
+    // SAFETY: the file is open while its directives are read; its name outlives it.
+    unsafe {
+        conf.file = (*(*cf).conf_file).file.name;
+        conf.line = (*(*cf).conf_file).line;
+    }
+}
+
+/// What only the whole configuration can tell: conflicting handlers, zones without a range or with two
+/// minds, ports nobody listens on. `None` when nginx must not start.
+///
+/// # Safety
+///
+/// `cf` is in the `stream` block, at its end.
+pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
+    // SAFETY: every server is complete and merged.
+    unsafe {
+        let proxy = stock::proxy_handler(cf).map(|handler| handler as usize);
+        let main = core_main_conf((*cf).ctx.cast::<ngx_stream_conf_ctx_t>());
+        let servers: &[*mut ngx_stream_core_srv_conf_t] = (*main).servers.as_slice();
+        let mut zones: Vec<*mut Zone> = Vec::new();
+        for &core in servers {
+            let conf = of_server(core);
+            let Some(zone) = conf.ctrl.as_mut().or(conf.data.as_mut()) else {
+                continue;
+            };
+            if (*core).handler.map(|handler| handler as usize) != proxy {
+                return wrong(
+                    cf,
+                    conf,
+                    match conf.is_data() {
+                        true => MIXED,
+                        false => "\"ftp_ctrl\" needs \"proxy_pass\", not \"return\"",
+                    },
+                );
+            }
+            let name = zone.name;
+            if conf.is_control() && zone.min_port == 0 {
+                return wrong(cf, conf, format_args!("zone \"{name}\" has no port range"));
+            }
+            if zone.peer == UNSET {
+                zone.peer = conf.data_peer;
+            }
+            if zone.peer != conf.data_peer {
+                return wrong(
+                    cf,
+                    conf,
+                    format_args!(
+                        "\"ftp_data_peer\" differs between the servers of zone \"{name}\""
+                    ),
+                );
+            }
+            if conf.is_control() && !zones.contains(&(zone as *mut Zone)) {
+                zones.push(zone);
+            }
+        }
+        for zone in zones {
+            warn_of_uncovered(cf, &*zone);
+        }
+    }
+    Some(())
+}
+
+unsafe fn of_server<'a>(core: *mut ngx_stream_core_srv_conf_t) -> &'a SrvConf {
+    // SAFETY: every server has our configuration.
+    unsafe { &*(*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>() }
+}
+
+unsafe fn wrong(cf: *mut ngx_conf_t, conf: &SrvConf, text: impl Display) -> Option<()> {
+    let (file, line) = (&conf.file, conf.line);
+    // SAFETY: nginx's configuration context.
+    let log = unsafe { (*cf).log };
+    ngx_log_error!(NGX_LOG_EMERG, log, "{text} in {file}:{line}");
+    None
+}
+
+/// Ports of the range on which a data connection would be refused by the kernel.
+unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
+    // SAFETY: nginx's configuration context.
+    let log = unsafe { (*cf).log };
+    let mut listened = vec![false; 1 << 16];
+    // SAFETY: the listening sockets are known by now.
+    unsafe {
+        for_each_listen(cf, |sa, core| {
+            let conf = of_server(core);
+            if ptr::eq(conf.data, zone)
+                && let Some(place) = listened.get_mut(usize::from(ngx_inet_get_port(sa)))
+            {
+                *place = true;
+            }
+        });
+    }
+    let covered = |port: &u16| listened.get(usize::from(*port)) == Some(&true);
+    let name = &zone.name;
+    let mut ports = zone.ports().peekable();
+    while let Some(first) = ports.next() {
+        if covered(&first) {
+            continue;
+        }
+        let mut last = first;
+        while let Some(port) = ports.next_if(|port| !covered(port)) {
+            last = port;
+        }
+        ngx_log_error!(
+            NGX_LOG_WARN,
+            log,
+            "ports \"{first}-{last}\" of zone \"{name}\" have no \"ftp_data\" listener"
+        );
+    }
+}
+
+#[cfg(not(nginx_listen_in_ports))]
+unsafe fn for_each_listen(
+    cf: *mut ngx_conf_t,
+    mut each: impl FnMut(*mut sockaddr, *mut ngx_stream_core_srv_conf_t),
+) {
+    // SAFETY: the elements are of this type up to 1.25.4.
+    unsafe {
+        let main = core_main_conf((*cf).ctx.cast());
+        for listen in (*main).listen.as_slice::<nginx_sys::ngx_stream_listen_t>() {
+            each(listen.sockaddr, core_conf(listen.ctx));
+        }
+    }
+}
+
+#[cfg(nginx_listen_in_ports)]
+unsafe fn for_each_listen(
+    cf: *mut ngx_conf_t,
+    mut each: impl FnMut(*mut sockaddr, *mut ngx_stream_core_srv_conf_t),
+) {
+    // SAFETY: the elements are of these types from 1.25.5 on; the list is null without any `listen`.
+    unsafe {
+        let main = core_main_conf((*cf).ctx.cast());
+        let Some(ports) = (*main).ports.as_ref() else {
+            return;
+        };
+        for port in ports.as_slice::<nginx_sys::ngx_stream_conf_port_t>() {
+            for address in port.addrs.as_slice::<nginx_sys::ngx_stream_conf_addr_t>() {
+                let servers: &[*mut ngx_stream_core_srv_conf_t] = address.servers.as_slice();
+                for &core in servers {
+                    each(address.opt.sockaddr, core);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,713 @@
+//! A control connection: the stream filter feeds its bytes to the [`Session`] machine and carries out what
+//! that decides.
+//!
+//! Every byte is copied: the proxy's own buffer is free as soon as the machine has taken it. What the
+//! machine does not take (the peer of the bytes it makes does not read, or too many replies are
+//! outstanding) stays in the proxy's buffer, which then fills up and stops the proxy from reading.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{fmt, ptr, slice};
+
+use libc::{SO_OOBINLINE, SOL_SOCKET};
+use nginx_sys::{
+    NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, ngx_add_timer, ngx_buf_t,
+    ngx_chain_t, ngx_cidr_match, ngx_connection_t, ngx_event_handler_pt, ngx_event_t,
+    ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_post_event, ngx_posted_events, ngx_str_t,
+    ngx_stream_complex_value, ngx_stream_filter_pt, ngx_stream_session_t, ngx_stream_top_filter,
+    ngx_stream_upstream_t, ngx_uint_t,
+};
+use ngx::ngx_log_error;
+
+use super::conf::{SrvConf, ipv4};
+use super::context::{self, Context};
+use super::guard::guarded;
+use super::output::Output;
+use super::zone::{self, Reclaimed, Zone};
+use super::{address, stock};
+use crate::ftp::HostPort;
+use crate::ftp::command::Transfer;
+use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Ticket};
+use crate::session::{Actions, Mode, Note, Passive, Session, Unavailable};
+
+/// Data connections of one session that are looked after at the same time; more are only a client's
+/// that asks for ports and lets the transfers run on.
+const MAX_TAKEN: usize = 4;
+
+/// The state of a control connection.
+pub struct Control {
+    machine: Session,
+    outside: Outside,
+    from_client: Input,
+    from_server: Input,
+    /// The proxy's own handler of the client's write event, once ours is in its place.
+    timeout_handler: Option<ngx_event_handler_pt>,
+}
+
+/// Buffers of the proxy that are not taken in full.
+#[derive(Default)]
+struct Input {
+    bufs: VecDeque<*mut ngx_buf_t>,
+    last: bool,
+}
+
+/// What the machine acts on.
+struct Outside {
+    s: *mut ngx_stream_session_t,
+    id: u64,
+    to_client: Output,
+    to_server: Output,
+    current: Option<Reserved>,
+    /// The last port that was reserved.
+    port: Option<u16>,
+    mode: Option<Mode>,
+    /// Earlier reservations whose data connection may still be open.
+    earlier: VecDeque<Ticket>,
+    closing: bool,
+}
+
+// --- the filter ---
+
+static mut NEXT_FILTER: ngx_stream_filter_pt = None;
+
+/// Puts the filter in front of the others.
+///
+/// # Safety
+///
+/// Called once for each configuration, by the one thread that reads it.
+pub unsafe fn install_filter() {
+    // SAFETY: nginx builds its filter chain anew for every configuration, before ours is added to it.
+    unsafe {
+        NEXT_FILTER = ngx_stream_top_filter;
+        ngx_stream_top_filter = Some(filter);
+    }
+}
+
+/// Calls the filter after ours.
+///
+/// # Safety
+///
+/// As for nginx's `ngx_stream_top_filter`.
+pub unsafe fn next_filter(
+    s: *mut ngx_stream_session_t,
+    chain: *mut ngx_chain_t,
+    from_upstream: ngx_uint_t,
+) -> ngx_int_t {
+    // SAFETY: set before the first connection, and the caller's promise.
+    unsafe {
+        match NEXT_FILTER {
+            Some(next) => next(s, chain, from_upstream),
+            None => NGX_ERROR as ngx_int_t,
+        }
+    }
+}
+
+unsafe extern "C" fn filter(
+    s: *mut ngx_stream_session_t,
+    chain: *mut ngx_chain_t,
+    from_upstream: ngx_uint_t,
+) -> ngx_int_t {
+    // SAFETY: nginx calls filters with a session whose upstream is connected. The state is used by nobody
+    // else meanwhile: the filters after ours know nothing of it.
+    unsafe {
+        let Some(control) = context::control(s) else {
+            return next_filter(s, chain, from_upstream);
+        };
+        let log = (*(*s).connection).log;
+        guarded(log, NGX_ERROR as ngx_int_t, || {
+            control.watch_timeout();
+            let done = match from_upstream {
+                0 => control.client_bytes(chain),
+                _ => control.server_bytes(chain),
+            };
+            match done {
+                Ok(()) => NGX_OK as ngx_int_t,
+                Err(Ended) => NGX_ERROR as ngx_int_t,
+            }
+        })
+    }
+}
+
+/// The session ends: nginx closes both connections.
+struct Ended;
+
+fn ok(rc: ngx_int_t) -> Result<(), Ended> {
+    match rc == NGX_ERROR as ngx_int_t {
+        true => Err(Ended),
+        false => Ok(()),
+    }
+}
+
+/// A control connection begins.
+///
+/// # Safety
+///
+/// `s` is a session of a server with `ftp_ctrl`, in the preaccess phase.
+pub unsafe fn begin(s: *mut ngx_stream_session_t, _conf: &SrvConf) -> ngx_int_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = (*s).connection;
+        // Synch before ABOR arrives out of band; nginx would lose it, and with it the line's start.
+        let on: i32 = 1;
+        libc::setsockopt((*c).fd, SOL_SOCKET, SO_OOBINLINE, (&raw const on).cast(), 4);
+        let client = address::read((*c).sockaddr).map(|client| Host::from_socket(&client));
+        let over_ipv4 = client.is_some_and(|client| client.ip().is_ipv4());
+        let control = Control {
+            machine: Session::new(over_ipv4),
+            outside: Outside {
+                s,
+                id: zone::random((*c).log),
+                to_client: Output::new(1),
+                to_server: Output::new(0),
+                current: None,
+                port: None,
+                mode: None,
+                earlier: VecDeque::new(),
+                closing: false,
+            },
+            from_client: Input::default(),
+            from_server: Input::default(),
+            timeout_handler: None,
+        };
+        match context::attach(s, Context::Control(Box::new(control))) {
+            Some(()) => NGX_DECLINED as ngx_int_t,
+            None => NGX_ERROR as ngx_int_t,
+        }
+    }
+}
+
+impl Control {
+    /// The nginx session.
+    pub fn session(&self) -> *mut ngx_stream_session_t {
+        self.outside.s
+    }
+
+    /// The number that this and its data connections share.
+    pub fn id(&self) -> u64 {
+        self.outside.id
+    }
+
+    /// The last data port given to the client.
+    pub fn data_port(&self) -> Option<u16> {
+        self.outside.port
+    }
+
+    /// How it was asked for.
+    pub fn mode(&self) -> Option<Mode> {
+        self.outside.mode
+    }
+
+    /// What the machine knows.
+    pub fn machine(&self) -> &Session {
+        &self.machine
+    }
+
+    /// The connection's pool is being destroyed.
+    pub fn finish(&mut self) {
+        self.outside.release();
+        self.outside.to_client.clear();
+        self.outside.to_server.clear();
+    }
+
+    /// Bytes of the client, on their way to the server.
+    unsafe fn client_bytes(&mut self, chain: *mut ngx_chain_t) -> Result<(), Ended> {
+        // SAFETY: as for `filter`.
+        unsafe {
+            let last = self.from_client.append(chain);
+            self.outside.send_to_server(false)?;
+            self.take_client_bytes()?;
+            let ended = last && self.from_client.bufs.is_empty();
+            if ended {
+                self.machine.client_ended(&mut self.outside);
+            }
+            self.outside.send_to_client(false)?;
+            self.outside.send_to_server(ended)?;
+        }
+        self.outside.close_if_asked()
+    }
+
+    unsafe fn take_client_bytes(&mut self) -> Result<(), Ended> {
+        // SAFETY: the proxy's buffers stay as they are until `pos` reaches `last`.
+        unsafe {
+            while let Some(&buf) = self.from_client.bufs.front() {
+                if self.outside.is_full() {
+                    self.outside.send_to_client(false)?;
+                    self.outside.send_to_server(false)?;
+                    if self.outside.is_full() {
+                        break;
+                    }
+                }
+                let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
+                let taken = match self.outside.is_of_client(buf) {
+                    true => {
+                        // A piece at a time: answers to a flood are sent before more are made.
+                        let piece = bytes.get(..PIECE).unwrap_or(bytes);
+                        self.machine.from_client(piece, &mut self.outside)
+                    }
+                    // The PROXY protocol header that the proxy itself puts in front.
+                    false => {
+                        self.outside.to_server.push(bytes);
+                        bytes.len()
+                    }
+                };
+                (*buf).pos = (*buf).pos.add(taken);
+                if (*buf).pos == (*buf).last {
+                    self.from_client.bufs.pop_front();
+                } else if taken == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the server, on their way to the client.
+    unsafe fn server_bytes(&mut self, chain: *mut ngx_chain_t) -> Result<(), Ended> {
+        // SAFETY: as for `filter`.
+        unsafe {
+            let last = self.from_server.append(chain);
+            self.outside.send_to_client(false)?;
+            while let Some(&buf) = self.from_server.bufs.front() {
+                if self.outside.to_client.is_full() {
+                    self.outside.send_to_client(false)?;
+                    if self.outside.to_client.is_full() {
+                        break;
+                    }
+                }
+                let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
+                self.machine.from_server(bytes, &mut self.outside);
+                (*buf).pos = (*buf).last;
+                self.from_server.bufs.pop_front();
+            }
+            let ended = last && self.from_server.bufs.is_empty();
+            if ended {
+                self.machine.server_ended(&mut self.outside);
+            }
+            self.outside.send_to_client(ended)?;
+            self.wake_client_side();
+        }
+        self.outside.close_if_asked()
+    }
+
+    /// The client's bytes that waited for the server, or for the client to read, may be taken now: the
+    /// proxy comes back for them when the server's socket is writable.
+    unsafe fn wake_client_side(&mut self) {
+        let waiting = !self.from_client.bufs.is_empty() || self.from_client.last;
+        if waiting && self.machine.takes_commands() && !self.outside.is_full() {
+            // SAFETY: the upstream is connected.
+            unsafe {
+                let pc = self.outside.upstream_connection();
+                if !pc.is_null() {
+                    ngx_post_event((*pc).write, &raw mut ngx_posted_events);
+                }
+            }
+        }
+    }
+
+    /// Puts our handler before the proxy's where `proxy_timeout` ends the session.
+    unsafe fn watch_timeout(&mut self) {
+        if self.timeout_handler.is_some() {
+            return;
+        }
+        // SAFETY: the proxy has set its handlers before anything is filtered, and sets them no more.
+        unsafe {
+            let write = (*(*self.outside.s).connection).write;
+            self.timeout_handler = Some((*write).handler);
+            (*write).handler = Some(on_client_write);
+        }
+    }
+}
+
+/// Bytes of the client that are looked at before its answers are sent.
+const PIECE: usize = 1024;
+
+unsafe fn remaining(buf: *mut ngx_buf_t) -> usize {
+    // SAFETY: `pos` is never behind `last`.
+    unsafe { (*buf).last.offset_from_unsigned((*buf).pos) }
+}
+
+impl Input {
+    /// Takes the links' buffers. Returns whether the stream ends behind them.
+    unsafe fn append(&mut self, mut chain: *mut ngx_chain_t) -> bool {
+        // SAFETY: the chain is the proxy's, and valid during the call.
+        unsafe {
+            while let Some(link) = chain.as_ref() {
+                if remaining(link.buf) > 0 {
+                    self.bufs.push_back(link.buf);
+                }
+                self.last |= (*link.buf).last_buf() == 1;
+                chain = link.next;
+            }
+        }
+        if self.bufs.is_empty() {
+            // Idle sessions keep no memory.
+            self.bufs = VecDeque::new();
+        }
+        self.last
+    }
+}
+
+/// The client's write event: new room in its socket, or `proxy_timeout`. While a data connection of the
+/// session is open the control connection is not idle; the data server's own timeout bounds that.
+unsafe extern "C" fn on_client_write(event: *mut ngx_event_t) {
+    // SAFETY: the event of a connection whose session has a control state, which put us here.
+    unsafe {
+        let c = (*event).data.cast::<ngx_connection_t>();
+        let s = (*c).data.cast::<ngx_stream_session_t>();
+        let Some(control) = context::control(s) else {
+            return;
+        };
+        let Some(Some(proxy)) = control.timeout_handler else {
+            return;
+        };
+        let idle = (*event).timedout() == 1 && (*event).delayed() == 0 && (*c).close() == 0;
+        let transfers = guarded((*c).log, false, || idle && control.outside.has_taken());
+        if transfers && let Some(timeout) = stock::proxy_timeout(s) {
+            (*event).set_timedout(0);
+            ngx_add_timer(event, timeout);
+            return;
+        }
+        proxy(event);
+    }
+}
+
+// --- what the machine acts on ---
+
+impl Outside {
+    fn log(&self) -> *mut ngx_log_t {
+        // SAFETY: the session outlives its state.
+        unsafe { (*(*self.s).connection).log }
+    }
+
+    fn conf(&self) -> &'static SrvConf {
+        // SAFETY: the session is alive.
+        unsafe { context::conf(self.s) }
+    }
+
+    fn is_full(&self) -> bool {
+        self.to_client.is_full() || self.to_server.is_full()
+    }
+
+    unsafe fn upstream(&self) -> *mut ngx_stream_upstream_t {
+        // SAFETY: the session is alive.
+        unsafe { (*self.s).upstream }
+    }
+
+    unsafe fn upstream_connection(&self) -> *mut ngx_connection_t {
+        // SAFETY: null, or the proxy's.
+        unsafe {
+            let upstream = self.upstream();
+            match upstream.is_null() {
+                true => ptr::null_mut(),
+                false => (*upstream).peer.connection,
+            }
+        }
+    }
+
+    /// Whether the buffer has bytes that the client sent: read by the proxy, or prereads.
+    unsafe fn is_of_client(&self, buf: *const ngx_buf_t) -> bool {
+        let within = |of: *const ngx_buf_t| {
+            // SAFETY: null, or a buffer that lives as long as the session.
+            unsafe { !of.is_null() && (*buf).pos >= (*of).start && (*buf).pos < (*of).end }
+        };
+        // SAFETY: the upstream is connected.
+        unsafe {
+            !stock::sends_proxy_protocol(self.s)
+                || within(&raw const (*self.upstream()).downstream_buf)
+                || within((*(*self.s).connection).buffer)
+        }
+    }
+
+    unsafe fn send_to_client(&mut self, last: bool) -> Result<(), Ended> {
+        // SAFETY: the session is alive.
+        unsafe {
+            let c = (*self.s).connection;
+            ok(self.to_client.send(self.s, c, last))?;
+            // A reply of our own may be sent while the proxy waits for something else.
+            match (*c).buffered() {
+                0 => Ok(()),
+                _ => ok(ngx_handle_write_event((*c).write, 0)),
+            }
+        }
+    }
+
+    unsafe fn send_to_server(&mut self, last: bool) -> Result<(), Ended> {
+        // SAFETY: the session is alive and its upstream connected.
+        unsafe {
+            let pc = self.upstream_connection();
+            ok(self.to_server.send(self.s, pc, last))
+        }
+    }
+
+    fn close_if_asked(&mut self) -> Result<(), Ended> {
+        if !self.closing {
+            return Ok(());
+        }
+        // Unread bytes make the kernel send a reset, which may overtake our last reply.
+        let mut scrap = [0u8; 4096];
+        // SAFETY: the socket is open and does not block; the buffer has the length that is told.
+        unsafe {
+            let fd = (*(*self.s).connection).fd;
+            libc::shutdown(fd, libc::SHUT_WR);
+            for _ in 0..16 {
+                if libc::recv(fd, scrap.as_mut_ptr().cast(), scrap.len(), 0) <= 0 {
+                    break;
+                }
+            }
+        }
+        Err(Ended)
+    }
+
+    fn zone(&self) -> Option<&'static Zone> {
+        self.conf().zone()
+    }
+
+    /// Whether a data connection of this session is open.
+    fn has_taken(&mut self) -> bool {
+        let Some(zone) = self.zone() else {
+            return false;
+        };
+        let current = self.current.map(|reserved| reserved.ticket);
+        let tickets = self.earlier.iter().copied().chain(current);
+        zone.with(|table| tickets.into_iter().any(|ticket| table.is_taken(ticket)))
+            .unwrap_or(false)
+    }
+
+    /// Where the data connection goes: to the control connection's peer, or to the address in a 227 if
+    /// the admin trusts it.
+    unsafe fn target(&self, passive: &Passive<'_>) -> Option<SocketAddr> {
+        // SAFETY: the upstream is connected.
+        unsafe {
+            if let Some(host) = passive.host {
+                let announced = SocketAddr::from((host, passive.port));
+                let (mut storage, _) = address::write(announced);
+                let trusted = self.conf().trusted();
+                if !trusted.is_null()
+                    && ngx_cidr_match((&raw mut storage).cast(), trusted) == NGX_OK as ngx_int_t
+                {
+                    return Some(announced);
+                }
+            }
+            let mut peer = address::peer(self.upstream_connection())?;
+            peer.set_port(passive.port);
+            Some(peer)
+        }
+    }
+
+    /// The address that a 227 tells the client.
+    unsafe fn announced(&self) -> Option<Ipv4Addr> {
+        // SAFETY: the session is alive.
+        unsafe {
+            let c = (*self.s).connection;
+            let value = self.conf().proxy_ip();
+            if !value.is_null() {
+                let mut text: ngx_str_t = std::mem::zeroed();
+                let s = self.s;
+                let evaluated =
+                    context::hidden(s, || ngx_stream_complex_value(s, value, &mut text));
+                if evaluated != NGX_OK as ngx_int_t {
+                    return None;
+                }
+                let found = ipv4(text.as_bytes());
+                if found.is_none() {
+                    ngx_log_error!(
+                        NGX_LOG_ERR,
+                        self.log(),
+                        "invalid \"proxy_ip\" address \"{text}\""
+                    );
+                }
+                return found;
+            }
+            let local = match (*c).proxy_protocol.as_ref() {
+                Some(header) if header.dst_addr.len > 0 => {
+                    let text = str::from_utf8(header.dst_addr.as_bytes()).ok()?;
+                    text.parse::<IpAddr>().ok().map(|ip| Host::new(ip, 0))
+                }
+                _ => address::local(c).map(|local| Host::from_socket(&local)),
+            };
+            match local?.ip() {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(ip) => {
+                    ngx_log_error!(
+                        NGX_LOG_ERR,
+                        self.log(),
+                        "no \"proxy_ip\" for PASV: the connection came to \"{ip}\""
+                    );
+                    None
+                }
+            }
+        }
+    }
+
+    unsafe fn reserve_port(&mut self, passive: &Passive<'_>) -> Option<HostPort> {
+        // SAFETY: the session is alive and its upstream connected.
+        unsafe {
+            let log = self.log();
+            let conf = self.conf();
+            let zone = self.zone()?;
+            let host = match passive.mode {
+                Mode::Pasv => self.announced()?,
+                Mode::Epsv => Ipv4Addr::UNSPECIFIED,
+            };
+            let Some(target) = self.target(passive) else {
+                ngx_log_error!(
+                    NGX_LOG_ERR,
+                    log,
+                    "upstream has no address for data connections"
+                );
+                return None;
+            };
+            let client = address::read((*(*self.s).connection).sockaddr);
+            let client = client.map(|client| Host::from_socket(&client));
+            let peer = match client {
+                _ if conf.any_peer() => Peer::Any,
+                Some(host) => Peer::Host(host),
+                None => {
+                    ngx_log_error!(
+                        NGX_LOG_ERR,
+                        log,
+                        "client has no address for data connections"
+                    );
+                    return None;
+                }
+            };
+            let local = address::local(self.upstream_connection())
+                .filter(|local| local.is_ipv4() == target.is_ipv4());
+            let verb = passive.transfer.map_or("", |transfer| transfer.verb);
+            let request = Request {
+                peer,
+                target,
+                local,
+                session: self.id,
+                mode: passive.mode.into(),
+                owner: zone::this_worker(),
+                deadline: zone::now().saturating_add(conf.data_timeout as u64),
+                user: passive.user,
+                verb: verb.as_bytes(),
+                path: passive.transfer.map_or(b"", |transfer| transfer.path),
+            };
+            let mut reclaimed = Reclaimed::default();
+            let reserved = zone.with(|table| {
+                table.reserve(
+                    zone::now(),
+                    &request,
+                    zone.ports(),
+                    &mut || zone::random(log),
+                    &mut zone::is_dead,
+                    &mut |reservation| reclaimed.push(reservation),
+                )
+            });
+            reclaimed.log(log);
+            let name = &zone.name;
+            let whom = Whom(client);
+            match reserved? {
+                Ok(reserved) => {
+                    let port = reserved.port;
+                    self.current = Some(reserved);
+                    self.port = Some(port);
+                    ngx_log_error!(
+                        NGX_LOG_INFO,
+                        log,
+                        "ftp reserved port {port} for {whom}, target {target}"
+                    );
+                    Some(HostPort { host, port })
+                }
+                Err(ReserveError::NoPort) => {
+                    let (min, max) = (zone.min_port, zone.max_port);
+                    ngx_log_error!(
+                        NGX_LOG_ERR,
+                        log,
+                        "no free port for {whom} in zone \"{name}\" ({min}-{max}): widen the range"
+                    );
+                    None
+                }
+                Err(ReserveError::NoSlot) => {
+                    ngx_log_error!(
+                        NGX_LOG_ERR,
+                        log,
+                        "no free reservation in zone \"{name}\": increase its size"
+                    );
+                    None
+                }
+            }
+        }
+    }
+}
+
+/// The client in a log line.
+struct Whom(Option<Host>);
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(host) => host.fmt(f),
+            None => f.write_str("any client"),
+        }
+    }
+}
+
+impl From<Mode> for crate::ports::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Pasv => Self::Pasv,
+            Mode::Epsv => Self::Epsv,
+        }
+    }
+}
+
+impl Actions for Outside {
+    fn forward(&mut self, bytes: &[u8]) {
+        self.to_server.push(bytes);
+    }
+
+    fn reply(&mut self, bytes: &[u8]) {
+        self.to_client.push(bytes);
+    }
+
+    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
+        self.release();
+        self.mode = Some(passive.mode);
+        // SAFETY: replies come from a connected upstream.
+        unsafe { self.reserve_port(&passive) }.ok_or(Unavailable)
+    }
+
+    fn release(&mut self) {
+        let (Some(zone), Some(reserved)) = (self.zone(), self.current.take()) else {
+            return;
+        };
+        let (port, taken) = zone
+            .with(|table| {
+                let port = table.release(zone::now(), reserved.ticket);
+                (port, table.is_taken(reserved.ticket))
+            })
+            .unwrap_or((None, false));
+        if let Some(port) = port {
+            ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
+        }
+        if taken {
+            if self.earlier.len() == MAX_TAKEN {
+                self.earlier.pop_front();
+            }
+            self.earlier.push_back(reserved.ticket);
+        }
+    }
+
+    fn annotate(&mut self, transfer: Transfer<'_>) {
+        if let (Some(zone), Some(reserved)) = (self.zone(), self.current) {
+            let verb = transfer.verb.as_bytes();
+            zone.with(|table| table.annotate(reserved.ticket, verb, transfer.path));
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        let level = match note.is_of_client() {
+            true => NGX_LOG_INFO,
+            false => NGX_LOG_ERR,
+        };
+        ngx_log_error!(level, self.log(), "{note}");
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+    }
+}

@@ -1,0 +1,422 @@
+//! A data connection, from the accepted socket to its end.
+//!
+//! ```text
+//! PREACCESS  begin    is (port, peer) reserved? a stranger is reset
+//! PREREAD    preread  take the reservation: one connection, once
+//! CONTENT    stock proxy, whose peer is `init`, `get`, `free` below
+//!            free     both sockets are still open: did the transfer end well, on which leg?
+//! LOG        log      a leg that did not end well is reset; the reservation is given back
+//! ```
+//!
+//! It looks at no byte of the transfer.
+
+use std::ffi::c_void;
+use std::net::SocketAddr;
+use std::{mem, ptr};
+
+use libc::{SO_LINGER, SOL_SOCKET, linger, sockaddr_storage};
+use nginx_sys::{
+    NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
+    NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t,
+    ngx_peer_connection_t, ngx_str_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
+    ngx_stream_upstream_t, ngx_uint_t,
+};
+use ngx::ngx_log_error;
+
+use super::address;
+use super::conf::SrvConf;
+use super::context::{self, Context};
+use super::guard::guarded;
+use super::zone::{self, Zone};
+use crate::ports::{Host, Reservation, Ticket};
+
+/// The state of a data connection.
+pub struct Data {
+    s: *mut ngx_stream_session_t,
+    port: u16,
+    client: Host,
+    found: Option<Ticket>,
+    taken: Option<Reservation>,
+    target: Option<Socket>,
+    local: Option<Socket>,
+    ending: Ending,
+}
+
+/// A socket address in the forms that nginx wants; pinned by the box that the state lives in.
+struct Socket {
+    storage: sockaddr_storage,
+    name: String,
+    addr: ngx_addr_t,
+}
+
+impl Socket {
+    fn new(address: SocketAddr) -> Self {
+        let (storage, length) = address::write(address);
+        Self {
+            storage,
+            name: address.to_string(),
+            addr: ngx_addr_t {
+                sockaddr: ptr::null_mut(),
+                socklen: length,
+                name: ngx_str_t::empty(),
+            },
+        }
+    }
+
+    /// Its `ngx_addr_t`, to be used while the state is where it is.
+    fn as_addr(&mut self) -> &mut ngx_addr_t {
+        self.addr.sockaddr = (&raw mut self.storage).cast();
+        self.addr.name = ngx_str_t {
+            len: self.name.len(),
+            data: self.name.as_mut_ptr(),
+        };
+        &mut self.addr
+    }
+}
+
+/// How a data connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It never reached the server.
+    Refused,
+    /// Bytes may be missing, on one leg at least.
+    Cut {
+        /// The client has all that the server sent.
+        client_has_all: bool,
+    },
+    /// Everything arrived.
+    Complete,
+}
+
+impl Data {
+    /// The nginx session.
+    pub fn session(&self) -> *mut ngx_stream_session_t {
+        self.s
+    }
+
+    /// The port that the connection came to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How it ended, or would if it did now.
+    pub fn ending(&self) -> Ending {
+        self.ending
+    }
+
+    /// The reservation as the control session has described it by now.
+    pub fn reservation(&self) -> Option<Reservation> {
+        let taken = self.taken?;
+        let fresh = self.zone()?.with(|table| table.read(taken.ticket));
+        Some(fresh.flatten().unwrap_or(taken))
+    }
+
+    /// Gives the reservation back; more than once does nothing.
+    pub fn finish(&mut self) {
+        let (Some(zone), Some(taken)) = (self.zone(), self.taken) else {
+            return;
+        };
+        zone.with(|table| table.finish(zone::now(), taken.ticket));
+    }
+
+    fn zone(&self) -> Option<&'static Zone> {
+        // SAFETY: the session outlives its state.
+        unsafe { context::conf(self.s).zone() }
+    }
+}
+
+// --- phases ---
+
+/// A data connection begins.
+///
+/// # Safety
+///
+/// `s` is a session of a server with `ftp_data`, in the preaccess phase.
+pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let c = (*s).connection;
+        let client = address::read((*c).sockaddr);
+        let (Some(local), Some(client), Some(zone)) = (address::local(c), client, conf.zone())
+        else {
+            ngx_log_error!(NGX_LOG_ERR, (*c).log, "data connection without an address");
+            return NGX_ERROR as ngx_int_t;
+        };
+        let (port, client) = (local.port(), Host::from_socket(&client));
+        let found = zone
+            .with(|table| table.find(zone::now(), port, client))
+            .flatten();
+        let data = Data {
+            s,
+            port,
+            client,
+            found,
+            taken: None,
+            target: None,
+            local: None,
+            ending: Ending::Refused,
+        };
+        if context::attach(s, Context::Data(Box::new(data))).is_none() {
+            return NGX_ERROR as ngx_int_t;
+        }
+        match found {
+            Some(_) => NGX_DECLINED as ngx_int_t,
+            None => refuse((*c).log, port),
+        }
+    }
+}
+
+fn refuse(log: *mut ngx_log_t, port: u16) -> ngx_int_t {
+    ngx_log_error!(NGX_LOG_INFO, log, "ftp refused port {port}: not reserved");
+    NGX_STREAM_FORBIDDEN as ngx_int_t
+}
+
+/// Takes the reservation that `begin` found, after the stock checks have passed.
+///
+/// # Safety
+///
+/// Called by nginx in the preread phase.
+pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
+    // SAFETY: nginx's session.
+    unsafe {
+        let log = (*(*s).connection).log;
+        guarded(log, NGX_ERROR as ngx_int_t, || {
+            let Some(data) = context::data(s) else {
+                return NGX_DECLINED as ngx_int_t;
+            };
+            match data.take(log) {
+                // Not `NGX_DECLINED`: another preread handler would wait for bytes that a download
+                // never brings.
+                true => NGX_OK as ngx_int_t,
+                false => refuse(log, data.port),
+            }
+        })
+    }
+}
+
+impl Data {
+    fn take(&mut self, log: *mut ngx_log_t) -> bool {
+        let (Some(zone), Some(ticket)) = (self.zone(), self.found) else {
+            return false;
+        };
+        let (port, client) = (self.port, self.client);
+        let taken = zone
+            .with(|table| table.take(zone::now(), ticket, port, client, zone::this_worker()))
+            .flatten();
+        let Some(reservation) = taken else {
+            return false;
+        };
+        let target = reservation.target;
+        ngx_log_error!(
+            NGX_LOG_INFO,
+            log,
+            "ftp matched port {port}, target {target}"
+        );
+        self.target = Some(Socket::new(target));
+        self.local = reservation.local.map(|mut local| {
+            local.set_port(0);
+            Socket::new(local)
+        });
+        self.taken = taken;
+        self.ending = Ending::Cut {
+            client_has_all: false,
+        };
+        true
+    }
+}
+
+/// The session is over: a leg that did not end well is reset, and the reservation is given back.
+///
+/// # Safety
+///
+/// Called by nginx in the log phase.
+pub unsafe extern "C" fn log(s: *mut ngx_stream_session_t) -> ngx_int_t {
+    // SAFETY: nginx's session, its connection still open.
+    unsafe {
+        let c = (*s).connection;
+        guarded((*c).log, (), || {
+            let Some(data) = context::data(s) else {
+                return;
+            };
+            let clean = match data.ending {
+                Ending::Refused => false,
+                Ending::Cut { client_has_all } => client_has_all,
+                Ending::Complete => true,
+            };
+            if !clean {
+                reset_at_close(c);
+            }
+            data.finish();
+        });
+        NGX_OK as ngx_int_t
+    }
+}
+
+/// A FIN would look like the end of a file.
+unsafe fn reset_at_close(c: *mut ngx_connection_t) {
+    let now = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the socket is open; the option has the size that is told.
+    unsafe {
+        let size = mem::size_of::<linger>() as libc::socklen_t;
+        libc::setsockopt(
+            (*c).fd,
+            SOL_SOCKET,
+            SO_LINGER,
+            (&raw const now).cast(),
+            size,
+        );
+    }
+}
+
+// --- the peer of the hidden upstream ---
+
+/// The hidden upstream has no servers to initialise.
+///
+/// # Safety
+///
+/// Called by nginx for the upstream that `conf` has made.
+pub unsafe extern "C" fn init_upstream(
+    _cf: *mut ngx_conf_t,
+    upstream: *mut ngx_stream_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: nginx's configuration.
+    unsafe { (*upstream).peer.init = Some(init) };
+    NGX_OK as ngx_int_t
+}
+
+unsafe extern "C" fn init(
+    s: *mut ngx_stream_session_t,
+    _upstream: *mut ngx_stream_upstream_srv_conf_t,
+) -> ngx_int_t {
+    // SAFETY: the proxy has made the session's upstream.
+    unsafe {
+        let log = (*(*s).connection).log;
+        guarded(log, NGX_ERROR as ngx_int_t, || {
+            let Some(data) = context::data(s).filter(|data| data.taken.is_some()) else {
+                // A `proxy_pass` of the user's own to our upstream.
+                ngx_log_error!(NGX_LOG_ERR, log, "no \"ftp_data\" in this server");
+                return NGX_ERROR as ngx_int_t;
+            };
+            let peer = &mut (*(*s).upstream).peer;
+            peer.data = s.cast();
+            peer.get = Some(get);
+            peer.free = Some(free);
+            peer.set_session = Some(set_session);
+            peer.save_session = Some(save_session);
+            peer.tries = 1;
+            // `proxy_bind` comes first.
+            if peer.local.is_null()
+                && let Some(local) = data.local.as_mut()
+            {
+                peer.local = local.as_addr();
+            }
+            NGX_OK as ngx_int_t
+        })
+    }
+}
+
+unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ngx_int_t {
+    // SAFETY: `s` is what `init` put there.
+    unsafe {
+        guarded((*peer).log, NGX_ERROR as ngx_int_t, || {
+            let Some(target) = context::data(s.cast()).and_then(|data| data.target.as_mut()) else {
+                return NGX_ERROR as ngx_int_t;
+            };
+            let addr = target.as_addr();
+            (*peer).sockaddr = addr.sockaddr;
+            (*peer).socklen = addr.socklen;
+            (*peer).name = &raw mut addr.name;
+            NGX_OK as ngx_int_t
+        })
+    }
+}
+
+/// The proxy is done with the peer; both sockets are open, if there were two.
+unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, state: ngx_uint_t) {
+    // SAFETY: `s` is what `init` put there.
+    unsafe {
+        guarded((*peer).log, (), || {
+            if state & NGX_PEER_FAILED as ngx_uint_t != 0 {
+                (*peer).tries = (*peer).tries.saturating_sub(1);
+                return;
+            }
+            let s = s.cast::<ngx_stream_session_t>();
+            let Some(data) = context::data(s) else {
+                return;
+            };
+            let (ending, server_has_all) = ending_of(s);
+            data.ending = ending;
+            if !server_has_all && !(*peer).connection.is_null() {
+                reset_at_close((*peer).connection);
+            }
+        });
+    }
+}
+
+/// How the transfer has ended, and whether the server has all that the client sent.
+///
+/// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read is
+/// with the kernel. Then the other side has everything. Toward a side that has not ended, that is so only
+/// if nothing ever came from it.
+unsafe fn ending_of(s: *mut ngx_stream_session_t) -> (Ending, bool) {
+    let cut = (
+        Ending::Cut {
+            client_has_all: false,
+        },
+        false,
+    );
+    // SAFETY: the session's connections are open.
+    unsafe {
+        let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
+        let (c, pc) = ((*s).connection, upstream.peer.connection);
+        if pc.is_null() || upstream.connected() == 0 || failed(c) || failed(pc) {
+            return cut;
+        }
+        let chains = [
+            upstream.upstream_out,
+            upstream.upstream_busy,
+            upstream.downstream_out,
+            upstream.downstream_busy,
+        ];
+        let buffered =
+            (*c).buffered() | (*pc).buffered() != 0 || chains.iter().any(|chain| has_bytes(*chain));
+        let (client_ended, server_ended) = ((*(*c).read).eof() == 1, (*(*pc).read).eof() == 1);
+        if buffered || !(client_ended || server_ended) {
+            return cut;
+        }
+        let client_has_all = server_ended || upstream.received == 0;
+        let server_has_all = client_ended || (*s).received == 0;
+        let ending = match client_has_all && server_has_all {
+            true => Ending::Complete,
+            false => Ending::Cut { client_has_all },
+        };
+        (ending, server_has_all)
+    }
+}
+
+unsafe fn failed(c: *mut ngx_connection_t) -> bool {
+    // SAFETY: an open connection.
+    unsafe { (*c).error() == 1 || (*(*c).read).error() == 1 || (*(*c).write).error() == 1 }
+}
+
+unsafe fn has_bytes(mut chain: *mut nginx_sys::ngx_chain_t) -> bool {
+    // SAFETY: a chain of the proxy's.
+    unsafe {
+        while let Some(link) = chain.as_ref() {
+            if (*link.buf).pos != (*link.buf).last {
+                return true;
+            }
+            chain = link.next;
+        }
+    }
+    false
+}
+
+unsafe extern "C" fn set_session(_peer: *mut ngx_peer_connection_t, _s: *mut c_void) -> ngx_int_t {
+    NGX_OK as ngx_int_t
+}
+
+unsafe extern "C" fn save_session(_peer: *mut ngx_peer_connection_t, _s: *mut c_void) {}

@@ -1,0 +1,29 @@
+//! The glue between the pure rooms and nginx, and the only room with `unsafe` in it.
+//!
+//! A file per nginx concept:
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `module` | what nginx sees of us: the module, its directives, its hooks |
+//! | `conf` | server configuration: setters, merging, the checks at the end |
+//! | `zone` | the shared memory zone: table of reservations, its lock, owners |
+//! | `control` | a control connection: the filter, and the session machine's actions |
+//! | `output` | buffer chains that the filter sends |
+//! | `data` | a data connection: phases, peer, how it ends |
+//! | `variables` | what an access log may show |
+//! | `stock` | what we borrow of the stock proxy |
+//! | `context` | what hangs on an nginx session |
+//! | `address` | `sockaddr` in and out |
+//! | `guard` | no panic leaves an entry point |
+
+mod address;
+mod conf;
+mod context;
+mod control;
+mod data;
+mod guard;
+mod module;
+mod output;
+mod stock;
+mod variables;
+mod zone;

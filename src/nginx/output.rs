@@ -1,0 +1,165 @@
+//! Buffer chains that the filter sends: one batch for each call, memory only while bytes are on their way.
+
+use std::mem::ManuallyDrop;
+use std::ptr;
+
+use nginx_sys::{
+    NGX_ERROR, NGX_OK, ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_int_t,
+    ngx_pcalloc, ngx_pool_t, ngx_stream_session_t, ngx_uint_t,
+};
+
+use super::control;
+
+/// Bytes under way to one side above which no more are made, so that a peer that does not read costs this
+/// much memory and not all there is.
+pub const LIMIT: usize = 16_384;
+
+/// What goes to one side.
+pub struct Output {
+    from_upstream: ngx_uint_t,
+    batch: Vec<u8>,
+    busy: *mut ngx_chain_t,
+    free: *mut ngx_chain_t,
+    under_way: usize,
+}
+
+impl Output {
+    /// Nothing under way. `from_upstream` is the filter's direction: 1 toward the client.
+    pub fn new(from_upstream: ngx_uint_t) -> Self {
+        Self {
+            from_upstream,
+            batch: Vec::new(),
+            busy: ptr::null_mut(),
+            free: ptr::null_mut(),
+            under_way: 0,
+        }
+    }
+
+    /// Adds to the batch.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.batch.extend_from_slice(bytes);
+    }
+
+    /// Whether no more should be added now.
+    pub fn is_full(&self) -> bool {
+        self.batch.len().saturating_add(self.under_way) >= LIMIT
+    }
+
+    /// Hands the batch to the next filter, with the end of the stream if this is the `last`; without
+    /// either, what was buffered before is tried again.
+    ///
+    /// # Safety
+    ///
+    /// `s` is alive and `dst` is its connection of this side, or null if that is not there yet.
+    pub unsafe fn send(
+        &mut self,
+        s: *mut ngx_stream_session_t,
+        dst: *mut ngx_connection_t,
+        last: bool,
+    ) -> ngx_int_t {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pool = (*(*s).connection).pool;
+            let mut chain = ptr::null_mut();
+            if !self.batch.is_empty() || last {
+                chain = self.link(pool, last);
+                if chain.is_null() {
+                    return NGX_ERROR as ngx_int_t;
+                }
+            } else if dst.is_null() || (*dst).buffered() == 0 {
+                return NGX_OK as ngx_int_t;
+            }
+            let sent = control::next_filter(s, chain, self.from_upstream);
+            self.recycle();
+            sent
+        }
+    }
+
+    /// The batch as a link at the end of `busy`.
+    unsafe fn link(&mut self, pool: *mut ngx_pool_t, last: bool) -> *mut ngx_chain_t {
+        // SAFETY: links and buffers come from the connection's pool, or were ours before.
+        unsafe {
+            let cl = match self.free.as_mut() {
+                Some(free) => {
+                    self.free = free.next;
+                    ptr::from_mut(free)
+                }
+                None => {
+                    let cl = ngx_alloc_chain_link(pool);
+                    let buf = ngx_pcalloc(pool, size_of::<ngx_buf_t>()).cast::<ngx_buf_t>();
+                    if cl.is_null() || buf.is_null() {
+                        return ptr::null_mut();
+                    }
+                    (*cl).buf = buf;
+                    cl
+                }
+            };
+            (*cl).next = ptr::null_mut();
+            let buf = &mut *(*cl).buf;
+            let batch = ManuallyDrop::new(std::mem::take(&mut self.batch));
+            self.under_way += batch.len();
+            buf.start = batch.as_ptr().cast_mut();
+            buf.end = buf.start.add(batch.capacity());
+            buf.pos = buf.start;
+            buf.last = buf.start.add(batch.len());
+            buf.set_temporary((!batch.is_empty()).into());
+            buf.set_flush(1);
+            buf.set_last_buf(last.into());
+            let mut end = &mut self.busy;
+            while let Some(link) = end.as_mut() {
+                end = &mut link.next;
+            }
+            *end = cl;
+            cl
+        }
+    }
+
+    /// Gives back the memory of what was sent.
+    fn recycle(&mut self) {
+        self.under_way = 0;
+        // SAFETY: `busy` holds links of our own; whoever sends moves `pos`.
+        unsafe {
+            while let Some(link) = self.busy.as_mut() {
+                let buf = &mut *link.buf;
+                if buf.pos != buf.last {
+                    break;
+                }
+                release(buf);
+                let next = link.next;
+                link.next = self.free;
+                self.free = link;
+                self.busy = next;
+            }
+            let mut link = self.busy;
+            while let Some(busy) = link.as_ref() {
+                self.under_way += (*busy.buf).last.offset_from_unsigned((*busy.buf).pos);
+                link = busy.next;
+            }
+        }
+    }
+
+    /// Gives back all memory: the session is over.
+    pub fn clear(&mut self) {
+        self.batch = Vec::new();
+        // SAFETY: nothing is sent after the pool's cleanups have begun.
+        unsafe {
+            while let Some(link) = self.busy.as_mut() {
+                release(&mut *link.buf);
+                self.busy = link.next;
+            }
+        }
+    }
+}
+
+/// Frees the batch that `link` put into the buffer.
+unsafe fn release(buf: &mut ngx_buf_t) {
+    // SAFETY: start and end are those of a vector that was forgotten in `link`.
+    unsafe {
+        let capacity = buf.end.offset_from_unsigned(buf.start);
+        drop(Vec::from_raw_parts(buf.start, 0, capacity));
+    }
+    buf.start = ptr::null_mut();
+    buf.end = ptr::null_mut();
+    buf.pos = ptr::null_mut();
+    buf.last = ptr::null_mut();
+}

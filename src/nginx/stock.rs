@@ -1,0 +1,188 @@
+//! What we borrow of the stock proxy, `ngx_stream_proxy_module`, which no header declares: its content
+//! handler, by way of the directive `proxy_pass`, and a few of its settings, by the offsets that its own
+//! directives write them to.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::{mem, ptr};
+
+use nginx_sys::{
+    ngx_array_t, ngx_command_t, ngx_conf_t, ngx_flag_t, ngx_module_t, ngx_msec_t, ngx_str_t,
+    ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
+    ngx_stream_module_t, ngx_stream_session_t, ngx_stream_upstream_main_conf_t,
+    ngx_stream_upstream_srv_conf_t, ngx_uint_t,
+};
+
+unsafe extern "C" {
+    static mut ngx_stream_proxy_module: ngx_module_t;
+    static mut ngx_stream_core_module: ngx_module_t;
+    static mut ngx_stream_upstream_module: ngx_module_t;
+}
+
+/// An nginx string over static bytes; nginx compares names as C strings, so a NUL stands behind them.
+pub const fn text(text: &'static CStr) -> ngx_str_t {
+    ngx_str_t {
+        len: text.count_bytes(),
+        data: text.as_ptr().cast_mut().cast(),
+    }
+}
+
+/// `proxy_pass name;` in the server that `cf` is in.
+///
+/// # Safety
+///
+/// `cf` is in a `server` block; `name` lives as long as the configuration.
+pub unsafe fn proxy_pass(cf: *mut ngx_conf_t, name: ngx_str_t) -> *mut c_char {
+    // SAFETY: the setter is called as nginx itself calls it: with the server's own proxy configuration, and
+    // two arguments.
+    unsafe {
+        let Some(command) = command(c"proxy_pass") else {
+            return c"is not available".as_ptr().cast_mut();
+        };
+        let ctx = (*cf).ctx.cast::<ngx_stream_conf_ctx_t>();
+        let conf = *(*ctx).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        call_setter(cf, command, conf, name)
+    }
+}
+
+/// The content handler that `proxy_pass` installs, found by running the directive on a configuration
+/// that nobody uses.
+///
+/// # Safety
+///
+/// `cf` is in the `stream` block.
+pub unsafe fn proxy_handler(cf: *mut ngx_conf_t) -> ngx_stream_content_handler_pt {
+    // SAFETY: the setter sees a copy of the array of configurations, in which the two it writes to are
+    // scratch ones; a value with a variable makes it add no upstream.
+    unsafe {
+        let command = command(c"proxy_pass")?;
+        let module = ngx_stream_proxy_module.ctx.cast::<ngx_stream_module_t>();
+        let create = (*module).create_srv_conf?;
+        let stream = (*cf).ctx.cast::<ngx_stream_conf_ctx_t>();
+        let count = nginx_sys::ngx_stream_max_module;
+        let mut confs: Vec<*mut c_void> = (0..count).map(|i| *(*stream).srv_conf.add(i)).collect();
+        let mut core: ngx_stream_core_srv_conf_t = mem::zeroed();
+        let proxy = create(cf);
+        if proxy.is_null() {
+            return None;
+        }
+        *confs.get_mut(ngx_stream_proxy_module.ctx_index)? = proxy;
+        *confs.get_mut(ngx_stream_core_module.ctx_index)? = (&raw mut core).cast();
+        let mut scratch = *stream;
+        scratch.srv_conf = confs.as_mut_ptr();
+        let ctx = mem::replace(&mut (*cf).ctx, (&raw mut scratch).cast());
+        let answer = call_setter(cf, command, proxy, text(c"$remote_addr"));
+        (*cf).ctx = ctx;
+        answer.is_null().then_some(core.handler)?
+    }
+}
+
+unsafe fn call_setter(
+    cf: *mut ngx_conf_t,
+    command: *mut ngx_command_t,
+    conf: *mut c_void,
+    argument: ngx_str_t,
+) -> *mut c_char {
+    // SAFETY: `args` is put back before the array on this stack goes.
+    unsafe {
+        let mut values = [(*command).name, argument];
+        let mut args: ngx_array_t = mem::zeroed();
+        args.elts = values.as_mut_ptr().cast();
+        args.nelts = values.len();
+        args.size = mem::size_of::<ngx_str_t>();
+        args.nalloc = values.len();
+        args.pool = (*cf).pool;
+        let saved = mem::replace(&mut (*cf).args, &raw mut args);
+        let answer = match (*command).set {
+            Some(set) => set(cf, command, conf),
+            None => c"is not available".as_ptr().cast_mut(),
+        };
+        (*cf).args = saved;
+        answer
+    }
+}
+
+/// The server's `proxy_timeout` in milliseconds.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn proxy_timeout(s: *mut ngx_stream_session_t) -> Option<ngx_msec_t> {
+    // SAFETY: the directive writes an `ngx_msec_t` there.
+    unsafe { setting(s, c"proxy_timeout") }
+}
+
+/// Whether the server has `proxy_protocol on`.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn sends_proxy_protocol(s: *mut ngx_stream_session_t) -> bool {
+    // SAFETY: the directive writes an `ngx_flag_t` there.
+    unsafe { setting::<ngx_flag_t>(s, c"proxy_protocol") == Some(1) }
+}
+
+unsafe fn setting<T: Copy>(s: *mut ngx_stream_session_t, name: &CStr) -> Option<T> {
+    // SAFETY: the caller names a directive that writes a `T` into the proxy's configuration.
+    unsafe {
+        let offset: ngx_uint_t = (*command(name)?).offset;
+        let conf = *(*s).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        Some(conf.byte_add(offset).cast::<T>().read())
+    }
+}
+
+unsafe fn command(name: &CStr) -> Option<*mut ngx_command_t> {
+    // SAFETY: the array ends with an entry of an empty name.
+    unsafe {
+        let mut command = ngx_stream_proxy_module.commands;
+        while (*command).name.len > 0 {
+            if (*command).name.as_bytes() == name.to_bytes() {
+                return Some(command);
+            }
+            command = command.add(1);
+        }
+    }
+    None
+}
+
+/// The core's configuration of a server.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block.
+pub unsafe fn core_conf(ctx: *const ngx_stream_conf_ctx_t) -> *mut ngx_stream_core_srv_conf_t {
+    // SAFETY: nginx made one for every server.
+    unsafe { (*(*ctx).srv_conf.add(ngx_stream_core_module.ctx_index)).cast() }
+}
+
+/// The core's main configuration.
+///
+/// # Safety
+///
+/// `ctx` is the context of the `stream` block or of a server in it.
+pub unsafe fn core_main_conf(
+    ctx: *const ngx_stream_conf_ctx_t,
+) -> *mut nginx_sys::ngx_stream_core_main_conf_t {
+    // SAFETY: nginx made one.
+    unsafe { (*(*ctx).main_conf.add(ngx_stream_core_module.ctx_index)).cast() }
+}
+
+/// The upstreams that are known so far.
+///
+/// # Safety
+///
+/// `ctx` is the context of the `stream` block or of a server in it.
+pub unsafe fn upstreams<'a>(
+    ctx: *const ngx_stream_conf_ctx_t,
+) -> &'a [*mut ngx_stream_upstream_srv_conf_t] {
+    // SAFETY: nginx made the list; its elements are pointers to upstreams.
+    unsafe {
+        let index = ngx_stream_upstream_module.ctx_index;
+        let main = (*(*ctx).main_conf.add(index)).cast::<ngx_stream_upstream_main_conf_t>();
+        (*main).upstreams.as_slice()
+    }
+}
+
+/// `NGX_CONF_OK`.
+pub const CONF_OK: *mut c_char = ptr::null_mut();
+/// `NGX_CONF_ERROR`: the setter has logged what is wrong.
+pub const CONF_ERROR: *mut c_char = ptr::without_provenance_mut(usize::MAX);

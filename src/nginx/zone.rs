@@ -1,0 +1,277 @@
+//! The shared memory zone of the reservations: made, kept over a reload, locked, and cleared of workers
+//! that are gone. What stands in it is `ports`' business.
+
+use std::ffi::c_void;
+use std::fs;
+use std::ops::RangeInclusive;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nginx_sys::{
+    NGX_ERROR, NGX_LOG_ALERT, NGX_LOG_EMERG, NGX_LOG_INFO, NGX_OK, ngx_current_msec, ngx_cycle_t,
+    ngx_int_t, ngx_log_t, ngx_pagesize, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t, ngx_str_t,
+    ngx_uint_t,
+};
+use ngx::core::SlabPool;
+use ngx::ngx_log_error;
+
+use crate::ports::{self, Memory, Msec, Owner, Reservation, Table};
+
+/// Fewer reservations than this are surely a mistake.
+pub const MIN_RESERVATIONS: usize = 64;
+
+/// A zone as one configuration sees it; lives in the cycle's pool.
+#[repr(C)]
+pub struct Zone {
+    /// Its name.
+    pub name: ngx_str_t,
+    /// nginx's side of it.
+    pub shm: *mut ngx_shm_zone_t,
+    /// First port, 0 until an `ftp_ctrl` gives the range.
+    pub min_port: u16,
+    /// Last port.
+    pub max_port: u16,
+    /// `ftp_data_peer` of the first server that was looked at, as in [`super::conf::SrvConf`].
+    pub peer: ngx_uint_t,
+    words: *const AtomicU64,
+    count: usize,
+}
+
+/// The table's words in shared memory.
+pub struct Words {
+    words: *const AtomicU64,
+    count: usize,
+}
+
+impl Memory for Words {
+    fn words(&self) -> usize {
+        self.count
+    }
+
+    fn load(&self, word: usize) -> u64 {
+        if word >= self.count {
+            return 0;
+        }
+        // SAFETY: the zone has `count` words and is mapped as long as its cycle lives.
+        unsafe { (*self.words.add(word)).load(Ordering::Acquire) }
+    }
+
+    fn store(&mut self, word: usize, value: u64) {
+        if word < self.count {
+            // SAFETY: as above. Releasing keeps the order that makes a kill between two stores harmless.
+            unsafe { (*self.words.add(word)).store(value, Ordering::Release) }
+        }
+    }
+}
+
+/// How many reservations a zone of `size` bytes holds, give or take a page.
+pub fn capacity(size: usize) -> usize {
+    // SAFETY: set once, when nginx starts.
+    let page = unsafe { ngx_pagesize };
+    // A page for the slab pool itself, and 24 bytes for each page.
+    let pages = size.saturating_sub(page) / (page + 24);
+    ports::capacity(pages.saturating_mul(page) / 8)
+}
+
+/// Part of the zone's identity: a module with another layout gets a fresh segment. nginx compares the value
+/// and never follows it, so it may outlive the module that made it.
+pub fn tag() -> *mut c_void {
+    const NAME: usize = 0x0066_7470_0000_0000;
+    ptr::without_provenance_mut(NAME | ports::LAYOUT as usize)
+}
+
+impl Zone {
+    /// The range; empty until one is given.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.min_port..=self.max_port
+    }
+
+    /// Runs `work` on the table, locked against every other worker.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Table<Words>) -> T) -> Option<T> {
+        if self.words.is_null() {
+            return None;
+        }
+        let words = Words {
+            words: self.words,
+            count: self.count,
+        };
+        // SAFETY: the zone was initialised before the worker began, or `words` were null.
+        let pool = unsafe { SlabPool::from_shm_zone(&*self.shm) }?;
+        // The mutex is nginx's: when a worker dies with it, the master unlocks it.
+        let _locked = pool.lock();
+        Table::open(words).ok().map(|mut table| work(&mut table))
+    }
+}
+
+/// Reservations that a call freed because nobody will use them any more, to be logged when the lock is
+/// free again; a few are enough.
+#[derive(Default)]
+pub struct Reclaimed {
+    some: Vec<Reservation>,
+}
+
+impl Reclaimed {
+    /// Notes one.
+    pub fn push(&mut self, reservation: &Reservation) {
+        if self.some.len() < 16 {
+            self.some.push(*reservation);
+        }
+    }
+
+    /// Writes a line for each.
+    pub fn log(&self, log: *mut ngx_log_t) {
+        for reservation in &self.some {
+            let port = reservation.port;
+            let why = match reservation.taken {
+                true => "lost",
+                false => "expired",
+            };
+            match reservation.peer {
+                ports::Peer::Host(host) => {
+                    ngx_log_error!(NGX_LOG_INFO, log, "ftp {why} port {port} of {host}");
+                }
+                ports::Peer::Any => {
+                    ngx_log_error!(NGX_LOG_INFO, log, "ftp {why} port {port}");
+                }
+            }
+        }
+    }
+}
+
+/// The zone's three cases: kept over a reload, found in memory, fresh.
+///
+/// # Safety
+///
+/// Called by nginx with a zone that `conf` declared.
+pub unsafe extern "C" fn init(shm: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx_int_t {
+    // SAFETY: `data` is the `Zone` of this configuration, `old` that of the one before, if nginx keeps the
+    // segment.
+    unsafe {
+        let zone = &mut *(*shm).data.cast::<Zone>();
+        if let Some(old) = old.cast::<Zone>().as_ref() {
+            zone.words = old.words;
+            zone.count = old.count;
+            return NGX_OK as ngx_int_t;
+        }
+        let pool = (*shm).shm.addr.cast::<ngx_slab_pool_t>();
+        let log = (*shm).shm.log;
+        // Everything that is free is one run of pages now.
+        let bytes = (*pool).pfree.saturating_mul(ngx_pagesize);
+        let words = ngx_slab_alloc(pool, bytes).cast::<AtomicU64>();
+        if words.is_null() {
+            let name = &zone.name;
+            ngx_log_error!(
+                NGX_LOG_EMERG,
+                log,
+                "zone \"{name}\" has no room for its table"
+            );
+            return NGX_ERROR as ngx_int_t;
+        }
+        // The pool never has free memory again, and nobody allocates from it.
+        (*pool).set_log_nomem(0);
+        (*pool).data = words.cast();
+        zone.words = words;
+        zone.count = bytes / 8;
+        let made = Table::format(Words {
+            words,
+            count: zone.count,
+        });
+        match made {
+            Ok(_) => NGX_OK as ngx_int_t,
+            Err(error) => {
+                let name = &zone.name;
+                ngx_log_error!(NGX_LOG_EMERG, log, "zone \"{name}\": {error}");
+                NGX_ERROR as ngx_int_t
+            }
+        }
+    }
+}
+
+/// Frees in every zone of the cycle what belongs to workers that are gone. For the start of a worker.
+///
+/// # Safety
+///
+/// Called in a worker with its cycle.
+pub unsafe fn reclaim_all(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the list of zones is complete before a worker starts.
+    let zones = unsafe {
+        let list = &raw mut (*cycle).shared_memory.part;
+        std::iter::successors(list.as_ref(), |part| part.next.as_ref())
+            .flat_map(|part| {
+                let first = part.elts.cast::<ngx_shm_zone_t>();
+                (0..part.nelts).map(move |i| first.add(i))
+            })
+            .filter(|shm| (**shm).tag == tag())
+            .filter_map(|shm| (*shm).data.cast::<Zone>().as_ref())
+    };
+    for zone in zones {
+        let mut reclaimed = Reclaimed::default();
+        zone.with(|table| {
+            table.reclaim_dead(now(), &mut is_dead_for_sure, &mut |reservation| {
+                reclaimed.push(reservation);
+            })
+        });
+        // SAFETY: the cycle's log lives as long as the cycle.
+        reclaimed.log(unsafe { (*cycle).log });
+    }
+}
+
+/// nginx's monotonic clock.
+pub fn now() -> Msec {
+    // SAFETY: written by this process's event loop only.
+    unsafe { ngx_current_msec as Msec }
+}
+
+/// This worker: its pid, and when it started, for pids are used again.
+pub fn this_worker() -> Owner {
+    static WORKER: AtomicU64 = AtomicU64::new(0);
+    let pid = std::process::id();
+    let known = WORKER.load(Ordering::Relaxed);
+    if known >> 32 == u64::from(pid) {
+        return Owner(known);
+    }
+    let worker = u64::from(pid) << 32 | u64::from(started(pid).unwrap_or(0));
+    WORKER.store(worker, Ordering::Relaxed);
+    Owner(worker)
+}
+
+/// Whether no process has the owner's pid: cheap enough for every reservation.
+pub fn is_dead(owner: Owner) -> bool {
+    gone(owner.0)
+}
+
+/// Whether the owner is gone, also where another process has its pid.
+fn is_dead_for_sure(owner: Owner) -> bool {
+    let pid = (owner.0 >> 32) as u32;
+    gone(owner.0) || started(pid).is_some_and(|start| start != owner.0 as u32)
+}
+
+fn gone(owner: u64) -> bool {
+    let Ok(pid) = i32::try_from(owner >> 32) else {
+        return true;
+    };
+    // SAFETY: signal 0 asks and sends nothing.
+    let answer = unsafe { libc::kill(pid, 0) };
+    answer != 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The process's start in clock ticks since boot, cut to 32 bits: the 22nd field of its `stat`, the 20th
+/// behind the name, which may have blanks and parentheses.
+fn started(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    Some(ticks as u32)
+}
+
+/// Numbers that nobody can guess, for ports and session ids.
+pub fn random(log: *mut ngx_log_t) -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the buffer has the length that is told. 8 bytes are never given in part.
+    let given = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if given != bytes.len() as isize {
+        ngx_log_error!(NGX_LOG_ALERT, log, "getrandom() failed");
+        return now() ^ u64::from(std::process::id()) << 32;
+    }
+    u64::from_ne_bytes(bytes)
+}
