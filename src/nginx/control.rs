@@ -48,6 +48,7 @@ pub struct Control {
 #[derive(Default)]
 struct Input {
     bufs: VecDeque<*mut ngx_buf_t>,
+    /// The stream ends behind them.
     last: bool,
 }
 
@@ -213,15 +214,16 @@ impl Control {
     unsafe fn client_bytes(&mut self, chain: *mut ngx_chain_t) -> Result<(), Ended> {
         // SAFETY: as for `filter`.
         unsafe {
-            let last = self.from_client.append(chain);
+            self.from_client.append(chain);
             self.outside.send_to_server(false)?;
             self.take_client_bytes()?;
-            let ended = last && self.from_client.bufs.is_empty();
+            let ended = self.from_client.ends_now();
             if ended {
                 self.machine.client_ended(&mut self.outside);
             }
             self.outside.send_to_client(false)?;
             self.outside.send_to_server(ended)?;
+            read_past_urgent((*self.session()).connection);
         }
         self.outside.close_if_asked()
     }
@@ -265,7 +267,7 @@ impl Control {
     unsafe fn server_bytes(&mut self, chain: *mut ngx_chain_t) -> Result<(), Ended> {
         // SAFETY: as for `filter`.
         unsafe {
-            let last = self.from_server.append(chain);
+            self.from_server.append(chain);
             self.outside.send_to_client(false)?;
             while let Some(&buf) = self.from_server.bufs.front() {
                 if self.outside.to_client.is_full() {
@@ -279,7 +281,7 @@ impl Control {
                 (*buf).pos = (*buf).last;
                 self.from_server.bufs.pop_front();
             }
-            let ended = last && self.from_server.bufs.is_empty();
+            let ended = self.from_server.ends_now();
             if ended {
                 self.machine.server_ended(&mut self.outside);
             }
@@ -321,14 +323,37 @@ impl Control {
 /// Bytes of the client that are looked at before its answers are sent.
 const PIECE: usize = 1024;
 
+/// The kernel ends a read before an urgent byte, and nginx takes a short read for the last one until an
+/// event that never comes: the rest of Synch and ABOR would stay in the socket.
+unsafe fn read_past_urgent(c: *mut ngx_connection_t) {
+    let mut at_mark: i32 = 0;
+    // SAFETY: an open connection; the call writes one number.
+    unsafe {
+        let read = (*c).read;
+        if (*read).ready() == 1 || (*read).eof() == 1 {
+            return;
+        }
+        let asked = libc::ioctl((*c).fd, SIOCATMARK, &raw mut at_mark);
+        if asked == 0 && at_mark != 0 {
+            (*read).set_ready(1);
+            // Unknown; 0 would mean "nothing", and is what the short read has left there.
+            (*read).available = -1;
+            ngx_post_event(read, &raw mut ngx_posted_events);
+        }
+    }
+}
+
+/// Whether the next byte is the urgent one; libc does not name it on Linux.
+const SIOCATMARK: libc::Ioctl = 0x8905;
+
 unsafe fn remaining(buf: *mut ngx_buf_t) -> usize {
     // SAFETY: `pos` is never behind `last`.
     unsafe { (*buf).last.offset_from_unsigned((*buf).pos) }
 }
 
 impl Input {
-    /// Takes the links' buffers. Returns whether the stream ends behind them.
-    unsafe fn append(&mut self, mut chain: *mut ngx_chain_t) -> bool {
+    /// Takes the links' buffers.
+    unsafe fn append(&mut self, mut chain: *mut ngx_chain_t) {
         // SAFETY: the chain is the proxy's, and valid during the call.
         unsafe {
             while let Some(link) = chain.as_ref() {
@@ -343,7 +368,13 @@ impl Input {
             // Idle sessions keep no memory.
             self.bufs = VecDeque::new();
         }
-        self.last
+    }
+
+    /// Whether the end of the stream has come and everything before it is taken; true once.
+    fn ends_now(&mut self) -> bool {
+        let ends = self.last && self.bufs.is_empty();
+        self.last &= !ends;
+        ends
     }
 }
 
@@ -693,6 +724,10 @@ impl Actions for Outside {
     }
 
     fn annotate(&mut self, transfer: Transfer<'_>) {
+        #[cfg(feature = "panic-test")]
+        if let (b"panic", Some(zone)) = (transfer.path, self.zone()) {
+            zone.with(|_| std::panic::panic_any("asked for by a test"));
+        }
         if let (Some(zone), Some(reserved)) = (self.zone(), self.current) {
             let verb = transfer.verb.as_bytes();
             zone.with(|table| table.annotate(reserved.ticket, verb, transfer.path));

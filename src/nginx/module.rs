@@ -14,7 +14,7 @@ use nginx_sys::{
 };
 
 use super::conf::{self, SrvConf};
-use super::guard::guarded;
+use super::guard::{guarded, keep_panics};
 use super::stock::{CONF_ERROR, core_main_conf, text};
 use super::{control, data, variables, zone};
 
@@ -176,6 +176,7 @@ unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_i
 }
 
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    keep_panics();
     // SAFETY: nginx's cycle.
     guarded(unsafe { (*cycle).log }, (), || {
         // SAFETY: this is a worker, before it accepts anything.

@@ -103,6 +103,8 @@ impl Queue {
         match *self.entries.front()? {
             // A reply that nobody asked for, and a local one that waits for its end.
             Expected::Local(_) => None,
+            // A greeting that is none; the real one is still to come.
+            Expected::Greeting if code.is_passive() => None,
             Expected::Transfer { started: true } if matches!(number, 211..=213) => {
                 let place = self.place_of(|entry| *entry == Expected::Stat);
                 self.remove(place.unwrap_or(0))

@@ -178,9 +178,11 @@ fn passive_reply_to_something_else_becomes_425() {
 
 #[test]
 fn passive_reply_to_nothing_is_swallowed() {
+    let passive = "227 x (10,0,0,5,195,80)\r\n";
     let played = play(&[
+        s(passive),
         s(HI),
-        s("227 x (10,0,0,5,195,80)\r\n"),
+        s(passive),
         c("NOOP\r\n"),
         s("200 ok\r\n"),
     ]);
