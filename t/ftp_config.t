@@ -1,0 +1,282 @@
+#!/usr/bin/perl
+
+# Mistakes in the configuration: nginx -t names each with file and line.
+
+use strict;
+use warnings;
+
+use FindBin;
+use Test::More;
+
+use lib "$FindBin::Bin/lib";
+use Test::Nginx::Ftp;
+
+my $t = Test::Nginx::Ftp->new;
+my ($a, $b, $c) = map { "127.0.0.1:" . $t->port($_) } 0 .. 2;
+my $data = "127.0.0.1:" . $t->range(10, 20);
+my $range = "min_port=${\$t->port(10)} max_port=${\$t->port(20)}";
+
+# what ftp_ctrl says
+
+control('zone needed', "ftp_ctrl $range;",
+    '"ftp_ctrl" must have "zone" parameter');
+control('no range', 'ftp_ctrl zone=ftp:1m;', 'zone "ftp" has no port range');
+control('min_port needed', 'ftp_ctrl zone=ftp:1m max_port=2000;',
+    '"ftp_ctrl" must have "min_port" parameter');
+control('max_port needed', 'ftp_ctrl zone=ftp:1m min_port=2000;',
+    '"ftp_ctrl" must have "max_port" parameter');
+
+control('zone twice', "ftp_ctrl zone=ftp:1m $range zone=ftp;",
+    'duplicate parameter "zone=ftp"');
+control('min_port twice', "ftp_ctrl zone=ftp:1m $range min_port=1;",
+    'duplicate parameter "min_port=1"');
+control('max_port twice', "ftp_ctrl zone=ftp:1m $range max_port=1;",
+    'duplicate parameter "max_port=1"');
+control('proxy_ip twice',
+    "ftp_ctrl zone=ftp:1m $range proxy_ip=127.0.0.1 proxy_ip=127.0.0.2;",
+    'duplicate parameter "proxy_ip=127.0.0.2"');
+
+control('unknown parameter', "ftp_ctrl zone=ftp:1m $range ports=1;",
+    'invalid parameter "ports=1"');
+control('bare word', "ftp_ctrl zone=ftp:1m $range on;",
+    'invalid parameter "on"');
+
+control('size no number', "ftp_ctrl zone=ftp:big $range;",
+    'invalid zone size "ftp:big"', 'invalid zone size "big"',
+    'invalid zone size "zone=ftp:big"');
+control('zone too small', "ftp_ctrl zone=ftp:1k $range;",
+    qr/zone "ftp" is too small: /);
+
+control('port zero', 'ftp_ctrl zone=ftp:1m min_port=0 max_port=2000;',
+    'invalid port "0"', 'invalid port "min_port=0"');
+control('port too high', 'ftp_ctrl zone=ftp:1m min_port=2000 max_port=65536;',
+    'invalid port "65536"', 'invalid port "max_port=65536"');
+control('port no number', 'ftp_ctrl zone=ftp:1m min_port=2x max_port=2000;',
+    'invalid port "2x"', 'invalid port "min_port=2x"');
+control('port negative', 'ftp_ctrl zone=ftp:1m min_port=-1 max_port=2000;',
+    'invalid port "-1"', 'invalid port "min_port=-1"');
+control('port empty', 'ftp_ctrl zone=ftp:1m min_port= max_port=2000;',
+    'invalid port ""', 'invalid port "min_port="');
+control('upside down', 'ftp_ctrl zone=ftp:1m min_port=2000 max_port=1000;',
+    'invalid port range "2000-1000"');
+
+control('address no number', "ftp_ctrl zone=ftp:1m $range proxy_ip=nginx;",
+    'invalid "proxy_ip" address "nginx"');
+control('address IPv6', "ftp_ctrl zone=ftp:1m $range proxy_ip=::1;",
+    'invalid "proxy_ip" address "::1"');
+control('address short', "ftp_ctrl zone=ftp:1m $range proxy_ip=10.0.0;",
+    'invalid "proxy_ip" address "10.0.0"');
+control('address big', "ftp_ctrl zone=ftp:1m $range proxy_ip=10.0.0.256;",
+    'invalid "proxy_ip" address "10.0.0.256"');
+control('unknown variable', "ftp_ctrl zone=ftp:1m $range proxy_ip=\$nothing;",
+    qr/unknown "nothing" variable/);
+
+control('ftp_ctrl twice', "ftp_ctrl zone=ftp:1m $range; ftp_ctrl zone=ftp;",
+    '"ftp_ctrl" directive is duplicate');
+
+# the zone as a whole
+
+wrong('two ranges', <<"EOF", 5, qr/zone "ftp" is already declared with port range "${\$t->range(10, 20)}"/);
+    server {
+        listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c;
+    }
+    server { listen $b; proxy_pass $c;
+        ftp_ctrl zone=ftp min_port=${\$t->port(10)} max_port=${\$t->port(21)};
+    }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+wrong('two peer checks', <<"EOF", undef, '"ftp_data_peer" differs between the servers of zone "ftp"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; ftp_data_peer any; }
+EOF
+
+wrong('unknown zone', <<"EOF", undef, qr/zero size shared memory zone "other"/);
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=other; }
+EOF
+
+wrong('ftp_data alone', <<"EOF", undef, qr/zero size shared memory zone "ftp"/);
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+# what ftp_data says
+
+data('zone needed', 'ftp_data zone=;',
+    '"ftp_data" must have "zone" parameter', 'invalid parameter "zone="',
+    'invalid zone name "zone="');
+data('unknown parameter', 'ftp_data zone=ftp port=1;',
+    'invalid parameter "port=1"',
+    'invalid number of arguments in "ftp_data" directive');
+data('no parameter', 'ftp_data;',
+    '"ftp_data" must have "zone" parameter',
+    'invalid number of arguments in "ftp_data" directive');
+data('ftp_data twice', 'ftp_data zone=ftp; ftp_data zone=ftp;',
+    '"ftp_data" directive is duplicate');
+data('ctrl after data', "ftp_data zone=ftp; ftp_ctrl zone=ftp;",
+    '"ftp_ctrl" and "ftp_data" cannot be in one server');
+data('data after ctrl', "ftp_ctrl zone=ftp; ftp_data zone=ftp;",
+    '"ftp_ctrl" and "ftp_data" cannot be in one server');
+data('proxy_pass before', "proxy_pass $c; ftp_data zone=ftp;",
+    '"ftp_data" cannot be combined with "proxy_pass" or "return"');
+data('proxy_pass after', "ftp_data zone=ftp; proxy_pass $c;",
+    '"proxy_pass" directive is duplicate');
+data('return before', "return x; ftp_data zone=ftp;",
+    '"ftp_data" cannot be combined with "proxy_pass" or "return"');
+data('return after', "ftp_data zone=ftp; return x;",
+    '"ftp_data" cannot be combined with "proxy_pass" or "return"');
+
+# what stands beside ftp_ctrl
+
+wrong('return', <<"EOF", undef, '"ftp_ctrl" needs "proxy_pass", not "return"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; return x; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+# the first is nginx's own, up to 1.25
+wrong('no proxy_pass', <<"EOF", undef, qr/no handler for server/, '"ftp_ctrl" needs "proxy_pass", not "return"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+# the small ones
+
+control('peer unknown', "ftp_ctrl zone=ftp:1m $range; ftp_data_peer all;",
+    'invalid "ftp_data_peer" value "all"',
+    'invalid value "all"');
+control('peer twice', "ftp_data_peer same; ftp_data_peer same; "
+    . "ftp_ctrl zone=ftp:1m $range;", '"ftp_data_peer" directive is duplicate');
+control('trust unknown', "ftp_pasv_trust anybody; ftp_ctrl zone=ftp:1m $range;",
+    'invalid "ftp_pasv_trust" value "anybody"');
+control('trust bad mask',
+    "ftp_pasv_trust 10.0.0.0/33; ftp_ctrl zone=ftp:1m $range;",
+    'invalid "ftp_pasv_trust" value "10.0.0.0/33"');
+control('trust off and', "ftp_pasv_trust 10.0.0.0/8 off; "
+    . "ftp_ctrl zone=ftp:1m $range;", 'invalid "ftp_pasv_trust" value "off"');
+control('timeout no time', "ftp_data_timeout soon; ftp_ctrl zone=ftp:1m $range;",
+    '"ftp_data_timeout" directive invalid value',
+    'invalid "ftp_data_timeout" value "soon"');
+control('timeout twice', "ftp_data_timeout 1s; ftp_data_timeout 2s; "
+    . "ftp_ctrl zone=ftp:1m $range;",
+    '"ftp_data_timeout" directive is duplicate');
+
+# what is right
+
+right('plain', <<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+right('data first', <<"EOF");
+    server { listen $data; ftp_data zone=ftp; }
+    server { listen $a; proxy_pass $c; ftp_ctrl zone=ftp:1m $range; }
+EOF
+
+right('one port', <<"EOF");
+    server { listen 127.0.0.1:${\$t->port(10)}; ftp_data zone=ftp; }
+    server { listen $a; proxy_pass $c; ftp_ctrl zone=ftp:1m min_port=${\$t->port(10)} max_port=${\$t->port(10)}; }
+EOF
+
+right('shared zone', <<"EOF");
+    ftp_data_timeout 30s;
+    ftp_data_peer any;
+    ftp_pasv_trust 10.0.0.0/8 192.168.0.1 fd00::/8;
+    server { listen $a; ftp_ctrl zone=ftp:1m $range proxy_ip=203.0.113.5; proxy_pass $c; ftp_pasv_trust off; }
+    server { listen $b; ftp_ctrl zone=ftp $range proxy_ip=\$server_addr; proxy_pass $c; }
+    server { listen ${\$t->port(3)}; ftp_ctrl zone=ftp; proxy_pass $c; ftp_data_timeout 1m; }
+    server { listen 127.0.0.1:${\$t->range(10, 15)}; ftp_data zone=ftp; }
+    server { listen 127.0.0.1:${\$t->range(16, 20)}; ftp_data zone=ftp; }
+EOF
+
+right('wildcard and IPv6', <<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server {
+        listen ${\$t->range(10, 20)};
+        listen [::]:${\$t->range(10, 20)};
+        ftp_data zone=ftp;
+    }
+EOF
+
+right('top port', <<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m min_port=65535 max_port=65535; proxy_pass $c; }
+    server { listen 127.0.0.1:65535; ftp_data zone=ftp; }
+EOF
+
+# a port that nobody listens on
+
+my ($passed, $said) = $t->check(<<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen 127.0.0.1:${\$t->range(10, 14)}; ftp_data zone=ftp; }
+EOF
+
+ok($passed, 'half a range');
+like($said, qr/\[warn\] .*ports "${\$t->range(15, 20)}" of zone "ftp" have no "ftp_data" listener/,
+    'half a range warns');
+
+($passed, $said) = $t->check(<<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=two; }
+    server { listen $b; ftp_ctrl zone=two:1m $range; proxy_pass $c; }
+EOF
+
+like($said, qr/\[warn\] .*ports "${\$t->range(10, 20)}" of zone "ftp" have no "ftp_data" listener/,
+    'another zone listens');
+
+$t->done;
+
+# One line of a control server; the error stands on line 2 of the block.
+sub control {
+    my ($name, $directive, @texts) = @_;
+
+    # a zone as a whole has no line of its own
+    my $line = $directive =~ /^ftp_ctrl zone=ftp:1m;$/ ? undef : 2;
+
+    wrong($name, <<"EOF", $line, @texts);
+    server { listen $a; proxy_pass $c;
+        $directive
+    }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+}
+
+# The same for a data server, on line 3.
+sub data {
+    my ($name, $directive, @texts) = @_;
+
+    my $line = $name eq 'return after' ? undef : 3;
+
+    wrong("data: $name", <<"EOF", $line, @texts);
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data;
+        $directive
+    }
+EOF
+}
+
+sub wrong {
+    my ($name, $stream, $line, @texts) = @_;
+
+    my ($passed, $said) = $t->check($stream);
+
+    my $texts = join '|', map { ref $_ ? $_ : quotemeta } @texts;
+    my $at = defined $line ? $t->stream_line($line) : '\d+';
+
+    # what nginx itself finds at the end may have no line
+    my $where = $texts =~ /zero size|unknown "nothing"/ ? '' : qr/ in \S+check\.conf:$at$/m;
+
+    if ($passed) {
+        fail($name);
+        diag('nginx -t passed');
+        return;
+    }
+
+    like($said, qr/^nginx: \[emerg\] (?:$texts).*?$where/m, $name);
+}
+
+sub right {
+    my ($name, $stream) = @_;
+
+    my ($passed, $said) = $t->check($stream);
+
+    ok($passed && $said !~ /\[(?:warn|emerg|alert)/, $name) or diag($said);
+}
