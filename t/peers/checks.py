@@ -1,0 +1,99 @@
+"""What must be true of a whole login, beside its operations: from the client's transcript and from nginx's logs."""
+
+import collections
+import posixpath
+import re
+
+import clients
+import operations
+from processes import Failure
+from proxy import grave
+
+# For a step's verb: the commands that clients do it with, and which word of the step is the remote name.
+NAMED_TRANSFERS = {
+    "get": (("RETR",), 1),
+    "reget": (("RETR",), 1),
+    "put": (("STOR",), 2),
+    "reput": (("STOR", "APPE"), 2),
+    "append": (("APPE",), 2),
+}
+
+
+def logged_in_once(status, replies):
+    if status is None:
+        raise Failure(f"the client hung for {clients.LIMIT} s")
+    if status != 0:
+        raise Failure(f"the client's exit status is {status}")
+    logins = sum(code == "230" for code, _ in replies)
+    if logins != 1:
+        raise Failure(f"{logins} logins instead of one")
+
+
+def passive_replies(replies):
+    """(code, address or None, port) of each 227 and 229."""
+    found = []
+    for code, text in replies:
+        if code == "227" and (match := re.search(r"\((\d+,\d+,\d+,\d+),(\d+),(\d+)\)", text)):
+            found.append((code, match[1].replace(",", "."), int(match[2]) * 256 + int(match[3])))
+        elif code == "229" and (match := re.search(r"\(\|\|\|(\d+)\|\)", text)):
+            found.append((code, None, int(match[1])))
+        elif code in ("227", "229"):
+            raise Failure(f"strange reply: {code} {text}")
+    return found
+
+
+def announces(replies, mode, announcer):
+    """What the client saw is of the asked mode, and its address and ports are those of the one it connected to."""
+    found = passive_replies(replies)
+    wanted = "227" if mode.command == "PASV" else "229"
+    if len(found) < 5:
+        raise Failure(f"only {len(found)} passive replies in the transcript")
+    for code, address, port in found:
+        if code != wanted or address not in (None, announcer.address) or port not in announcer.passive:
+            raise Failure(f"a {code} announced {address} port {port}")
+
+
+def hides(address, transcript):
+    for secret in (address, address.replace(".", ",")):
+        if secret in transcript:
+            raise Failure(f"the client has seen {secret}")
+
+
+def logged(proxy, replies, mode, steps, user):
+    """nginx says the same as the client: one control session, its data connections on announced ports, none amiss."""
+    proxy.wait_for_control_end()
+    control = [line.split("|") for line in proxy.new_lines(proxy.control_log)]
+    data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
+    if bad := grave(proxy.new_lines(proxy.error_log)):
+        raise Failure("\n".join(bad))
+    if len(control) != 1 or control[0][1] != user:
+        raise Failure(f"control sessions: {control}")
+    if strange := [line for line in data if line[0] != control[0][0] or line[1] != mode.command]:
+        raise Failure(f"data connections of another session or mode: {strange}")
+    announced = collections.Counter(port for _, _, port in passive_replies(replies))
+    if unknown := collections.Counter(int(line[2]) for line in data) - announced:
+        raise Failure(f"data connections on ports that were not announced: {dict(unknown)}")
+    moved = {(line[4], posixpath.basename(line[5])) for line in data if line[3] == "complete"}
+    for step in steps:
+        commands, path = NAMED_TRANSFERS.get(step[0], ((), None))
+        if commands and not any((command, step[path]) in moved for command in commands):
+            raise Failure(f"no data connection of {commands[0]} {step[path]}")
+    verbs = [verb for verb, *_ in steps]
+    transfers = sum(verb in operations.TRANSFERS for verb in verbs)
+    unfinished = sum(verb in operations.UNFINISHED for verb in verbs)
+    complete = sum(line[3] == "complete" for line in data)
+    if complete < transfers or len(data) - complete > unfinished:
+        raise Failure(f"{transfers} transfers, but {complete} of {len(data)} data connections are complete")
+
+
+def refuses_tls(transcript, replies):
+    if re.search(r"(?m)^(<--- |< )\s*AUTH\b", transcript):
+        raise Failure("FEAT promises AUTH")
+    if any(code == "234" for code, _ in replies):
+        raise Failure("AUTH was accepted")
+
+
+def ends_cleanly(proxy):
+    proxy.stop()
+    if bad := grave(proxy.new_lines(proxy.error_log)):
+        raise Failure("\n".join(bad))

@@ -1,0 +1,247 @@
+"""The real FTP clients: each translates the steps of operations.py into its own language and does them in one login."""
+
+import json
+import pathlib
+import re
+import urllib.parse
+
+import processes
+
+HERE = pathlib.Path(__file__).resolve().parent
+LIMIT = 60  # seconds for one login with all its steps
+
+EVERYTHING = frozenset(
+    "list nlst mlsd get reget put reput append rename delete mkdir rmdir missing break abort".split()
+)
+
+
+class Session:
+    """Where a client goes and how."""
+
+    def __init__(self, host, port, user, password, mode, folder, local, tls=False):
+        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; tls: try AUTH first."""
+        self.host, self.port, self.user, self.password = host, port, user, password
+        self.mode, self.folder, self.local, self.tls = mode, folder, local, tls
+        self.transcript = local / "transcript"
+
+
+class Client:
+    name = None  # on the command line and in results
+    lacks = frozenset()  # verbs it cannot do by design, each with its reason beside it
+    tries_tls = False  # it can try AUTH TLS and go on in clear text when it is refused
+
+    def verbs(self):
+        return EVERYTHING - self.lacks
+
+    def run(self, session, steps):
+        """Returns the exit status, None if it hung; all that the client said is in session.transcript."""
+        command, stdin = self.command(session, steps)
+        environment = {"HOME": str(session.local), "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+        return processes.run(
+            command, stdin.encode(), session.transcript, LIMIT, env=environment, cwd=session.local, umask=0o022
+        )
+
+    def command(self, session, steps):
+        """Its command line and its standard input."""
+        raise NotImplementedError
+
+    def replies(self, transcript):
+        """The server's replies that the client has shown, as (code, text) of each last line."""
+        return re.findall(r"(?m)^(?:<--- |< |\*resp\* ['\"]|Client=[^<]*<<< )?(\d{3}) (.*)$", transcript)
+
+
+class Lftp(Client):
+    name = "lftp"
+    lacks = frozenset(
+        {
+            "append",  # has no APPE command
+            "missing",  # logs in anew when a server refuses its PRET
+            "break",  # its script language cannot stop a transfer half-way
+            "abort",
+        }
+    )
+    tries_tls = True
+
+    def command(self, session, steps):
+        yes = {True: "yes", False: "no"}
+        script = [
+            "debug 9",
+            "set cmd:fail-exit yes",
+            "set net:timeout 10",
+            "set net:max-retries 1",
+            "set ftp:passive-mode yes",
+            f"set ftp:prefer-epsv {yes[session.mode == 'EPSV']}",
+            f"set ftp:ssl-allow {yes[session.tls]}",
+            "set ssl:verify-certificate no",
+            "set ftp:fix-pasv-address no",  # else it connects to the control connection's address
+            "set ftp:use-mlsd yes",
+            "set ftp:use-stat no",
+            "set xfer:clobber yes",
+            f"open -u {session.user},{session.password} -p {session.port} {session.host}",
+            f"cd {quoted(session.folder)}",
+        ]
+        return ["lftp", "-f", "/dev/stdin"], "\n".join(script + [self.line(*step) for step in steps]) + "\n"
+
+    def line(self, verb, *arguments):
+        one, two = [quoted(argument) for argument in (*arguments, "")][:2]
+
+        def dotted(name):
+            """mv takes -- for a name."""
+            return name.replace('"-', '"./-', 1)
+
+        return {
+            "list": f"ls {one} > {two}",
+            "nlst": f"nlist {one} > {two}",
+            "mlsd": f"cls -1 -B {one} > {two}",
+            "get": f"get -e -- {one} -o {two}",
+            "reget": f"get -c -- {one} -o {two}",
+            "put": f"put -- {one} -o {two}",
+            "reput": f"put -c -- {one} -o {two}",
+            "rename": f"mv {dotted(one)} {dotted(two)}",
+            "delete": f"rm -- {one}",
+            "mkdir": f"mkdir -- {one}",
+            "rmdir": f"rmdir -- {one}",
+        }[verb]
+
+
+class Curl(Client):
+    """One process; a block of its configuration file per step, all on one connection."""
+
+    name = "curl"
+    lacks = frozenset(
+        {
+            "break",  # stops a download only by closing the whole session
+            "abort",
+        }
+    )
+    tries_tls = True
+
+    def command(self, session, steps):
+        blocks = [self.block(session, *step) for step in steps]
+        return ["curl", "--verbose", "--config", "-"], "\nnext\n".join(blocks) + "\n"
+
+    def block(self, session, verb, *arguments):
+        one, two = (*arguments, "")[:2]
+        options = {
+            "user": f"{session.user}:{session.password}",
+            "max-time": "30",
+        }
+        flags = ["silent", "show-error", "disable-eprt", "no-ftp-skip-pasv-ip"]
+        if session.mode == "PASV":
+            flags.append("disable-epsv")
+        if session.tls:
+            flags += ["ssl", "insecure"]
+        quotes = {
+            "rename": [f"RNFR {session.folder}/{one}", f"RNTO {session.folder}/{two}"],
+            "delete": [f"DELE {session.folder}/{one}"],
+            "mkdir": [f"MKD {session.folder}/{one}"],
+            "rmdir": [f"RMD {session.folder}/{one}"],
+        }.get(verb, [])
+        name = ""
+        if quotes:
+            flags.append("head")  # no transfer
+        elif verb in ("list", "nlst", "mlsd"):
+            name, options["output"] = f"{one}/", two
+            if verb == "nlst":
+                flags.append("list-only")
+            if verb == "mlsd":
+                options["request"] = "MLSD"
+        elif verb in ("get", "reget", "missing"):
+            name, options["output"] = one, two
+        else:
+            name, options["upload-file"] = two, one
+        if verb in ("reget", "reput"):
+            options["continue-at"] = "-"
+        if verb == "append":
+            flags.append("append")
+        host = f"[{session.host}]" if ":" in session.host else session.host
+        path = urllib.parse.quote(f"{session.folder}/{name}".lstrip("/"))
+        lines = [f"url = {quoted(f'ftp://{host}:{session.port}/{path}')}", *flags]
+        lines += [f"{key} = {quoted(value)}" for key, value in options.items()]
+        lines += [f"quote = {quoted(quote)}" for quote in quotes]
+        return "\n".join(lines)
+
+
+class Tnftp(Client):
+    name = "tnftp"
+    lacks = frozenset(
+        {
+            "break",  # stops a transfer half-way only at an interrupt from a terminal
+            "abort",
+        }
+    )
+
+    def command(self, session, steps):
+        script = [
+            f"epsv {'on' if session.mode == 'EPSV' else 'off'}",
+            f"open {session.host} {session.port}",
+            f"user {session.user} {session.password}",
+            "binary",
+            f"cd {self.escaped(session.folder)}",
+            *(line for step in steps for line in self.lines(session, *step)),
+            "bye",
+        ]
+        return ["tnftp", "-n", "-i", "-v", "-p"], "\n".join(script) + "\n"
+
+    @staticmethod
+    def escaped(text):
+        """A backslash is no escape inside quotes."""
+        return re.sub(r"([^\w/.-])", r"\\\1", text)
+
+    def lines(self, session, verb, *arguments):
+        one, two = [self.escaped(argument) for argument in (*arguments, "")][:2]
+        if verb == "reput":
+            return [f"restart {arguments[2]}", f"put {one} {two}"]
+        return [
+            {
+                "list": f"ls {one} {two}",
+                "nlst": f"nlist {one} {two}",
+                "mlsd": f"mlsd {one}",
+                "get": f"get {one} {two}",
+                "reget": f"reget {one} {two}",
+                "missing": f"get {one} {two}",
+                "put": f"put {one} {two}",
+                "append": f"append {one} {two}",
+                "rename": f"rename {one} {two}",
+                "delete": f"delete {one}",
+                "mkdir": f"mkdir {one}",
+                "rmdir": f"rmdir {one}",
+            }[verb]
+        ]
+
+
+class Ftplib(Client):
+    name = "ftplib"
+    lacks = frozenset(
+        {
+            "abort",  # the line feed of its ABOR is urgent data: vsftpd and ProFTPD wait for it for ever
+        }
+    )
+
+    def command(self, session, steps):
+        return ["/usr/bin/python3", HERE / "ftplib_client.py", *arguments(session)], json.dumps(steps)
+
+
+class NetFtp(Client):
+    name = "Net::FTP"
+    lacks = frozenset(
+        {
+            "mlsd",  # has no such method
+            "break",  # always sends ABOR
+        }
+    )
+
+    def command(self, session, steps):
+        return ["/usr/bin/perl", HERE / "net_ftp_client.pl", *arguments(session)], json.dumps(steps, ensure_ascii=False)
+
+
+def quoted(text):
+    """As lftp and curl's configuration file want it."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def arguments(session):
+    return [session.host, str(session.port), session.user, session.password, session.mode, session.folder]
+
+
+ALL = {kind.name: kind for kind in (Lftp, Curl, Tnftp, Ftplib, NetFtp)}

@@ -1,0 +1,96 @@
+"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder; the steps come as JSON on stdin."""
+
+import ftplib
+import json
+import os
+import sys
+
+host, port, user, password, mode, folder = sys.argv[1:]
+
+
+class Client(ftplib.FTP):
+    # Else ftplib connects to the control connection's address whatever the 227 says.
+    trust_server_pasv_ipv4_address = True
+
+    def makepasv(self):
+        """ftplib itself uses EPSV over IPv6 only."""
+        if mode == "PASV":
+            return super().makepasv()
+        return ftplib.parse229(self.sendcmd("EPSV"), self.sock.getpeername())
+
+
+def lines_to(path, command):
+    with open(path, "w", encoding="utf-8") as out:
+        ftp.retrlines(command, lambda line: out.write(line + "\n"))
+
+
+def fetch(remote, local):
+    with open(local, "wb") as out:
+        ftp.retrbinary(f"RETR {remote}", out.write)
+
+
+def fetch_rest(remote, local):
+    with open(local, "ab") as out:
+        ftp.retrbinary(f"RETR {remote}", out.write, rest=out.tell())
+
+
+def store(local, remote):
+    with open(local, "rb") as source:
+        ftp.storbinary(f"STOR {remote}", source)
+
+
+def store_rest(local, remote, done):
+    with open(local, "rb") as source:
+        source.seek(int(done))
+        ftp.storbinary(f"STOR {remote}", source, rest=done)
+
+
+def append(local, remote):
+    with open(local, "rb") as source:
+        ftp.storbinary(f"APPE {remote}", source)
+
+
+def break_off(remote, local):
+    """Closes the data connection after the first bytes."""
+    with ftp.transfercmd(f"RETR {remote}") as data, open(local, "wb") as out:
+        out.write(data.recv(1000))
+    try:
+        ftp.voidresp()
+    except ftplib.Error as error:
+        print(f"broken off: {error}")
+
+
+def missing(remote, local):
+    try:
+        fetch(remote, local)
+    except ftplib.error_perm:
+        os.unlink(local)
+    else:
+        sys.exit(f"{remote} should not be there")
+
+
+ftp = Client(encoding="utf-8", timeout=20)
+ftp.set_debuglevel(1)
+VERBS = {
+    "list": lambda directory, out: lines_to(out, f"LIST {directory}"),
+    "nlst": lambda directory, out: lines_to(out, f"NLST {directory}"),
+    "mlsd": lambda directory, out: lines_to(out, f"MLSD {directory}"),
+    "get": fetch,
+    "reget": fetch_rest,
+    "put": store,
+    "reput": store_rest,
+    "append": append,
+    "break": break_off,
+    "missing": missing,
+    "rename": ftp.rename,
+    "delete": ftp.delete,
+    "mkdir": ftp.mkd,
+    "rmdir": ftp.rmd,
+}
+
+ftp.connect(host, int(port))
+ftp.login(user, password)
+ftp.cwd(folder)
+for verb, *arguments in json.load(sys.stdin):
+    VERBS[verb](*arguments)
+ftp.quit()

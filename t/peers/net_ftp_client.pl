@@ -1,0 +1,70 @@
+# Net::FTP as a client: arguments are host, port, user, password, PASV or EPSV, folder; the steps come as JSON on stdin.
+use strict;
+use warnings;
+use JSON::PP;
+
+package Client;
+use parent 'Net::FTP';
+our $mode;
+
+# Net::FTP itself uses EPSV over IPv6 only.
+sub pasv { my $ftp = shift; return $mode eq 'EPSV' ? $ftp->epsv : $ftp->SUPER::pasv(@_) }
+
+package main;
+
+my ($host, $port, $user, $password, $mode, $folder) = @ARGV;
+$Client::mode = $mode;
+$| = 1;
+
+my $ftp = Client->new($host, Port => $port, Passive => 1, Timeout => 20, Debug => 1) or die "connect: $@\n";
+check('login', $ftp->login($user, $password));
+check('cwd', $ftp->cwd($folder));
+check('binary', $ftp->binary);
+
+my %verbs = (
+    list => sub { my ($dir, $out) = @_; my $lines = $ftp->dir($dir) or return; lines_to($out, @$lines) },
+    nlst => sub { my ($dir, $out) = @_; my $lines = $ftp->ls($dir) or return; lines_to($out, @$lines) },
+    get => sub { $ftp->get(@_) },
+    reget => sub { my ($remote, $local) = @_; $ftp->get($remote, $local, -s $local) },
+    put => sub { $ftp->put(@_) },
+    reput => sub {
+        my ($local, $remote, $done) = @_;
+        open my $source, '<:raw', $local or return;
+        seek $source, $done, 0;
+        $ftp->restart($done);
+        return $ftp->put($source, $remote);
+    },
+    append => sub { $ftp->append(@_) },
+    missing => sub { my ($remote, $local) = @_; my $got = $ftp->get($remote, $local); unlink $local; !$got && $ftp->code == 550 },
+    # ABOR as RFC 959 wants it, with telnet's IAC IP and urgent data mark.
+    abort => sub {
+        my ($remote, $local) = @_;
+        my $data = $ftp->retr($remote) or return;
+        $data->read(my $bytes, 1000, 20) or return;
+        $data->abort;
+        open my $out, '>:raw', $local or return;
+        return print {$out} $bytes;
+    },
+    rename => sub { $ftp->rename(@_) },
+    delete => sub { $ftp->delete(@_) },
+    mkdir => sub { $ftp->mkdir(@_) },
+    rmdir => sub { $ftp->rmdir(@_) },
+);
+
+# Not decoded as UTF-8: names stay bytes.
+for my $step (@{ JSON::PP->new->decode(do { local $/; <STDIN> }) }) {
+    my ($verb, @arguments) = @$step;
+    check("@$step", $verbs{$verb}->(@arguments));
+}
+$ftp->quit;
+
+sub check {
+    my ($what, $result) = @_;
+    die "$what: ", $ftp->message, "\n" unless $result;
+}
+
+sub lines_to {
+    my ($path, @lines) = @_;
+    open my $out, '>:raw', $path or return;
+    return print {$out} map {"$_\n"} @lines;
+}

@@ -1,0 +1,120 @@
+"""Child processes and ports: everything started here is ended by stop_all(), and nothing waits without a limit."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+
+START_LIMIT = 10  # seconds
+
+_running = []
+
+
+class Failure(Exception):
+    """Something did not come out as it should; the text says what."""
+
+
+def start(command, log, **options):
+    """Starts a daemon in a process group of its own, its output going to the file `log`."""
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **options
+        )
+    _running.append(process)
+    return process
+
+
+def run(command, stdin, log, limit, **options):
+    """Runs a client to its end; returns its exit status, or None if it was killed after `limit` seconds."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, **options
+        )
+    _running.append(process)
+    try:
+        process.communicate(stdin, timeout=limit)
+        return process.returncode
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        stop(process)
+
+
+def stop(process, limit=5):
+    """Ends the whole group: politely, then not."""
+    for number, patience in ((signal.SIGTERM, limit), (signal.SIGKILL, limit)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
+    if process in _running:
+        _running.remove(process)
+
+
+def stop_all():
+    for process in reversed(_running[:]):
+        stop(process)
+
+
+def alive(process):
+    return process.poll() is None
+
+
+def free_ports(count):
+    """The first of `count` ports in a row that can be bound now, on any address, below the ephemeral range."""
+    for _ in range(200):
+        first = random.randrange(10000, 32000 - count)
+        if all(_bindable(port) for port in range(first, first + count)):
+            return first
+    raise Failure(f"no {count} free ports in a row")
+
+
+def _bindable(port):
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            with socket.socket(family) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((address, port))
+        except OSError:
+            if family == socket.AF_INET or have_ipv6():
+                return False
+    return True
+
+
+def have_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
+def greets(address, port, process):
+    """Waits until an FTP greeting comes from there; False if the process ended before."""
+    end = time.monotonic() + START_LIMIT
+    while time.monotonic() < end and alive(process):
+        try:
+            with socket.create_connection((address, port), timeout=2) as sock:
+                if sock.recv(4) in (b"220 ", b"220-"):
+                    return True
+        except OSError:
+            time.sleep(0.05)
+    return False
+
+
+def eventually(condition, limit=5):
+    """The first true value of `condition`, or its last one when the time is over."""
+    end = time.monotonic() + limit
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return value
+
+
+def tail(log, count=15):
+    return "\n".join(log.read_text(errors="backslashreplace").splitlines()[-count:])
