@@ -1,0 +1,199 @@
+//! The two ends of `scripts/bench`: an FTP server with synthetic files and a load generator.
+//! It measures the CPU time and memory of the nginx between them; it starts no nginx
+//! and compares nothing, the script does.
+
+mod error;
+mod hold;
+mod load;
+mod peer;
+mod sys;
+mod usage;
+mod wire;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use error::Error;
+use hold::Outstanding;
+use load::Load;
+use peer::Peer;
+use usage::Processes;
+
+const USAGE: &str = "usage: bench-tool MODE [option value] ...
+  peer     listen=ADDRESS:PORT announce=IPv4 ports=FIRST-LAST [announce_only=1]
+  ready    target=ADDRESS:PORT
+  load     target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE [upload=1] [epsv=1]
+           [seconds=S] [transfers=N] [warm_up=N]
+  pasv     target=ADDRESS:PORT pids=PID,... hold=N [sessions=N] [round_trips=N] [cycles=N]
+  idle     target=ADDRESS:PORT pids=PID,... sessions=N
+  stalled  target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-tool: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1);
+    let mode = arguments.next().unwrap_or_default();
+    let arguments = Arguments::parse(arguments)?;
+    match mode.as_str() {
+        "peer" => serve(&arguments),
+        "ready" => ready(arguments.need("target")?),
+        "load" => transfer(&arguments),
+        "pasv" => pasv(&arguments),
+        "idle" => idle(&arguments),
+        "stalled" => stalled(&arguments),
+        _ => Err(Error::Usage(USAGE.into())),
+    }
+}
+
+fn serve(arguments: &Arguments) -> Result<(), Error> {
+    let Ports(ports) = arguments.need("ports")?;
+    let options = peer::Options {
+        listen: arguments.need("listen")?,
+        announce: arguments.need("announce")?,
+        ports,
+        announce_only: arguments.or("announce_only", 0)? != 0,
+    };
+    Peer::new(options)?.run()
+}
+
+/// Waits until a whole login goes through.
+fn ready(target: SocketAddr) -> Result<(), Error> {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    loop {
+        match wire::log_in(target) {
+            Err(_) if Instant::now() < give_up => thread::sleep(Duration::from_millis(20)),
+            outcome => return outcome.map(drop),
+        }
+    }
+}
+
+fn transfer(arguments: &Arguments) -> Result<(), Error> {
+    let sessions = arguments.need("sessions")?;
+    let options = load::Options {
+        target: arguments.need("target")?,
+        sessions,
+        file: arguments.need("file")?,
+        upload: arguments.or("upload", 0)? != 0,
+        epsv: arguments.or("epsv", 0)? != 0,
+        time: Duration::from_secs_f64(arguments.or("seconds", 3600.0)?),
+        transfers: arguments.or("transfers", u64::MAX)?,
+        warm_up: arguments.or("warm_up", 2 * sessions as u64)?,
+    };
+    let outcome = Load::new(options)?.run(&arguments.processes()?)?;
+    println!(
+        "transfers={} bytes={} cpu_ns={} seconds={:.3}",
+        outcome.transfers,
+        outcome.bytes,
+        outcome.cpu,
+        outcome.time.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn pasv(arguments: &Arguments) -> Result<(), Error> {
+    let mut outstanding = Outstanding::new(
+        arguments.need("target")?,
+        arguments.need("hold")?,
+        arguments.or("sessions", 8)?,
+        arguments.or("round_trips", 10_000)?,
+    )?;
+    let processes = arguments.processes()?;
+    for _ in 0..arguments.or("cycles", 1)? {
+        let cycle = outstanding.cycle(&processes)?;
+        println!("empty_ns={} full_ns={}", cycle.empty, cycle.full);
+    }
+    Ok(())
+}
+
+fn idle(arguments: &Arguments) -> Result<(), Error> {
+    let idle = hold::idle(
+        arguments.need("target")?,
+        arguments.need("sessions")?,
+        &arguments.processes()?,
+    )?;
+    println!(
+        "greeted={} logged_in={} transferred={}",
+        idle.greeted, idle.logged_in, idle.transferred
+    );
+    Ok(())
+}
+
+fn stalled(arguments: &Arguments) -> Result<(), Error> {
+    let file: String = arguments.need("file")?;
+    let bytes = hold::stalled(
+        arguments.need("target")?,
+        arguments.need("sessions")?,
+        &file,
+        &arguments.processes()?,
+    )?;
+    println!("bytes={bytes}");
+    Ok(())
+}
+
+/// The `name=value` words of the command line.
+struct Arguments(HashMap<String, String>);
+
+impl Arguments {
+    fn parse(words: impl Iterator<Item = String>) -> Result<Self, Error> {
+        let pairs = words.map(|word| match word.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(Error::Usage(format!("not name=value: \"{word}\""))),
+        });
+        Ok(Self(pairs.collect::<Result<_, _>>()?))
+    }
+
+    fn need<T: FromStr>(&self, name: &str) -> Result<T, Error> {
+        let value = self
+            .0
+            .get(name)
+            .ok_or_else(|| Error::Usage(format!("\"{name}\" is missing\n{USAGE}")))?;
+        value
+            .parse()
+            .map_err(|_| Error::Usage(format!("invalid \"{name}\" value \"{value}\"")))
+    }
+
+    fn or<T: FromStr>(&self, name: &str, default: T) -> Result<T, Error> {
+        if self.0.contains_key(name) {
+            return self.need(name);
+        }
+        Ok(default)
+    }
+
+    fn processes(&self) -> Result<Processes, Error> {
+        let list: String = self.need("pids")?;
+        let pids = list.split(',').map(str::parse).collect::<Result<_, _>>();
+        pids.map(Processes)
+            .map_err(|_| Error::Usage(format!("invalid \"pids\" value \"{list}\"")))
+    }
+}
+
+/// `FIRST-LAST`, both included.
+struct Ports(RangeInclusive<u16>);
+
+impl FromStr for Ports {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::Usage(format!("invalid port range \"{text}\""));
+        let (first, last) = text.split_once('-').ok_or_else(bad)?;
+        let first = first.parse().map_err(|_| bad())?;
+        let last = last.parse().map_err(|_| bad())?;
+        if first > last {
+            return Err(bad());
+        }
+        Ok(Self(first..=last))
+    }
+}
