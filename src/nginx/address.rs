@@ -4,7 +4,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use libc::{AF_INET, AF_INET6, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t};
-use nginx_sys::{ngx_connection_t, sockaddr};
+use nginx_sys::sockaddr;
 
 /// The address as it is; `None` for families without ports.
 ///
@@ -60,43 +60,6 @@ pub fn write(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
         }
     };
     (storage, length as socklen_t)
-}
-
-/// Where the socket's peer is: the kernel's answer, not a configuration's. `None` for unix sockets.
-///
-/// # Safety
-///
-/// `c` is an open connection.
-pub unsafe fn peer(c: *mut ngx_connection_t) -> Option<SocketAddr> {
-    // SAFETY: `getpeername` fills what it is given.
-    unsafe { ask((*c).fd, libc::getpeername) }
-}
-
-/// Where the socket itself is, also behind a wildcard listener.
-///
-/// # Safety
-///
-/// `c` is an open connection.
-pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
-    // SAFETY: `getsockname` fills what it is given.
-    unsafe { ask((*c).fd, libc::getsockname) }
-}
-
-unsafe fn ask(
-    fd: i32,
-    call: unsafe extern "C" fn(i32, *mut libc::sockaddr, *mut socklen_t) -> i32,
-) -> Option<SocketAddr> {
-    // SAFETY: plain data.
-    let mut storage: sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
-    let mut length = size_of::<sockaddr_storage>() as socklen_t;
-    let place = &raw mut storage;
-    // SAFETY: `place` has `length` bytes; after success it holds a complete address.
-    unsafe {
-        if call(fd, place.cast(), &raw mut length) != 0 {
-            return None;
-        }
-        read(place.cast())
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::{mem, ptr};
 
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK, NGX_STREAM_UPSTREAM_CREATE, ngx_array_create,
-    ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_inet_get_port, ngx_int_t, ngx_msec_t,
-    ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add, ngx_str_t,
-    ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
+    ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_flag_t, ngx_inet_get_port, ngx_int_t,
+    ngx_msec_t, ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add,
+    ngx_str_t, ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
     ngx_stream_complex_value_t, ngx_stream_conf_ctx_t, ngx_stream_core_srv_conf_t,
     ngx_stream_upstream_add, ngx_stream_upstream_srv_conf_t, ngx_uint_t, ngx_url_t, sockaddr,
 };
@@ -27,6 +27,7 @@ pub const PEER_ANY: ngx_uint_t = 1;
 
 const UNSET: ngx_uint_t = ngx_uint_t::MAX;
 const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
+const UNSET_FLAG: ngx_flag_t = -1;
 const UNSET_LIST: *mut ngx_array_t = ptr::without_provenance_mut(usize::MAX);
 
 /// Our part of a `server` (or, for what is inherited, of `stream`).
@@ -42,6 +43,8 @@ pub struct SrvConf {
     pub data_timeout: ngx_msec_t,
     data_peer: ngx_uint_t,
     pasv_trust: *mut ngx_array_t,
+    /// `ftp_original_dst`.
+    pub original_dst: ngx_flag_t,
 }
 
 impl SrvConf {
@@ -64,6 +67,11 @@ impl SrvConf {
     /// `ftp_data_peer any`.
     pub fn any_peer(&self) -> bool {
         self.data_peer == PEER_ANY
+    }
+
+    /// `ftp_original_dst on`: what counts is the address that the client dialled.
+    pub fn original_dst(&self) -> bool {
+        self.original_dst == 1
     }
 
     /// The networks of `ftp_pasv_trust`, null for none.
@@ -90,6 +98,7 @@ pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
             conf.data_timeout = UNSET_MSEC;
             conf.data_peer = UNSET;
             conf.pasv_trust = UNSET_LIST;
+            conf.original_dst = UNSET_FLAG;
         }
         conf
     }
@@ -115,6 +124,7 @@ pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
         UNSET_LIST,
         ptr::null_mut(),
     );
+    inherit(&mut conf.original_dst, prev.original_dst, UNSET_FLAG, 0);
     CONF_OK
 }
 
@@ -560,6 +570,22 @@ unsafe fn of_server<'a>(core: *mut ngx_stream_core_srv_conf_t) -> &'a SrvConf {
     unsafe { &*(*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>() }
 }
 
+/// Our configuration of the (default) server at a listening address.
+///
+/// # Safety
+///
+/// `served` is part of a cycle's listening socket.
+pub unsafe fn of_address<'a>(served: &nginx_sys::ngx_stream_addr_conf_t) -> &'a SrvConf {
+    // SAFETY: every server has our configuration.
+    unsafe {
+        #[cfg(nginx_listen_in_ports)]
+        let ctx = (*served.default_server).ctx;
+        #[cfg(not(nginx_listen_in_ports))]
+        let ctx = served.ctx;
+        &*(*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>()
+    }
+}
+
 unsafe fn wrong(cf: *mut ngx_conf_t, conf: &SrvConf, text: impl Display) -> Option<()> {
     let (file, line) = (&conf.file, conf.line);
     // SAFETY: nginx's configuration context.
@@ -573,16 +599,22 @@ unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
     // SAFETY: nginx's configuration context.
     let log = unsafe { (*cf).log };
     let mut listened = vec![false; 1 << 16];
+    let mut redirected = false;
     // SAFETY: the listening sockets are known by now.
     unsafe {
         for_each_listen(cf, |sa, core| {
             let conf = of_server(core);
+            redirected |= ptr::eq(conf.data, zone) && conf.original_dst();
             if ptr::eq(conf.data, zone)
                 && let Some(place) = listened.get_mut(usize::from(ngx_inet_get_port(sa)))
             {
                 *place = true;
             }
         });
+    }
+    // A redirect rule may feed the others.
+    if redirected {
+        return;
     }
     let covered = |port: &u16| listened.get(usize::from(*port)) == Some(&true);
     let name = &zone.name;

@@ -11,11 +11,11 @@ use std::{fmt, ptr, slice};
 
 use libc::{SO_OOBINLINE, SOL_SOCKET};
 use nginx_sys::{
-    NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, ngx_add_timer, ngx_buf_t,
-    ngx_chain_t, ngx_cidr_match, ngx_connection_t, ngx_event_handler_pt, ngx_event_t,
-    ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_post_event, ngx_posted_events, ngx_str_t,
-    ngx_stream_complex_value, ngx_stream_filter_pt, ngx_stream_session_t, ngx_stream_top_filter,
-    ngx_stream_upstream_t, ngx_uint_t,
+    NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_FORBIDDEN,
+    ngx_add_timer, ngx_buf_t, ngx_chain_t, ngx_cidr_match, ngx_connection_t, ngx_event_handler_pt,
+    ngx_event_t, ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_post_event, ngx_posted_events,
+    ngx_str_t, ngx_stream_complex_value, ngx_stream_filter_pt, ngx_stream_session_t,
+    ngx_stream_top_filter, ngx_stream_upstream_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -24,7 +24,7 @@ use super::context::{self, Context};
 use super::guard::guarded;
 use super::output::Output;
 use super::zone::{self, Reclaimed, Zone};
-use super::{address, stock};
+use super::{address, socket, stock};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Ticket};
@@ -144,10 +144,19 @@ fn ok(rc: ngx_int_t) -> Result<(), Ended> {
 /// # Safety
 ///
 /// `s` is a session of a server with `ftp_ctrl`, in the preaccess phase.
-pub unsafe fn begin(s: *mut ngx_stream_session_t, _conf: &SrvConf) -> ngx_int_t {
+pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
     // SAFETY: the caller's promise.
     unsafe {
         let c = (*s).connection;
+        if conf.original_dst() && socket::original_destination(c).is_none() {
+            ngx_log_error!(
+                NGX_LOG_INFO,
+                (*c).log,
+                "ftp refused control connection: no original destination"
+            );
+            socket::reset_at_close(c);
+            return NGX_STREAM_FORBIDDEN as ngx_int_t;
+        }
         // Synch before ABOR arrives out of band; nginx would lose it, and with it the line's start.
         let on: i32 = 1;
         libc::setsockopt((*c).fd, SOL_SOCKET, SO_OOBINLINE, (&raw const on).cast(), 4);
@@ -519,7 +528,7 @@ impl Outside {
                     return Some(announced);
                 }
             }
-            let mut peer = address::peer(self.upstream_connection())?;
+            let mut peer = socket::peer(self.upstream_connection())?;
             peer.set_port(passive.port);
             Some(peer)
         }
@@ -554,7 +563,10 @@ impl Outside {
                     let text = str::from_utf8(header.dst_addr.as_bytes()).ok()?;
                     text.parse::<IpAddr>().ok().map(|ip| Host::new(ip, 0))
                 }
-                _ => address::local(c).map(|local| Host::from_socket(&local)),
+                _ if self.conf().original_dst() => {
+                    socket::dialled(c).map(|dialled| Host::from_socket(&dialled))
+                }
+                _ => socket::local(c).map(|local| Host::from_socket(&local)),
             };
             match local?.ip() {
                 IpAddr::V4(ip) => Some(ip),
@@ -602,8 +614,10 @@ impl Outside {
                     return None;
                 }
             };
-            let local = address::local(self.upstream_connection())
-                .filter(|local| local.is_ipv4() == target.is_ipv4());
+            // An address that is not ours can be had again only by `proxy_bind ... transparent`.
+            let transparent = (*self.upstream()).peer.transparent() == 1;
+            let local = socket::local(self.upstream_connection())
+                .filter(|local| local.is_ipv4() == target.is_ipv4() && !transparent);
             let verb = passive.transfer.map_or("", |transfer| transfer.verb);
             let request = Request {
                 peer,

@@ -12,9 +12,9 @@
 
 use std::ffi::c_void;
 use std::net::SocketAddr;
-use std::{mem, ptr};
+use std::ptr;
 
-use libc::{SO_LINGER, SOL_SOCKET, linger, sockaddr_storage};
+use libc::sockaddr_storage;
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t,
@@ -27,6 +27,7 @@ use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
+use super::socket::{self, reset_at_close};
 use super::zone::{self, Zone};
 use crate::ports::{Host, Reservation, Ticket};
 
@@ -137,8 +138,11 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
     unsafe {
         let c = (*s).connection;
         let client = address::read((*c).sockaddr);
-        let (Some(local), Some(client), Some(zone)) = (address::local(c), client, conf.zone())
-        else {
+        let local = match conf.original_dst() {
+            true => socket::dialled(c),
+            false => socket::local(c),
+        };
+        let (Some(local), Some(client), Some(zone)) = (local, client, conf.zone()) else {
             ngx_log_error!(NGX_LOG_ERR, (*c).log, "data connection without an address");
             return NGX_ERROR as ngx_int_t;
         };
@@ -195,6 +199,20 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
 }
 
 impl Data {
+    /// The server does not take the connection. Before any transfer command it has no reason of its own.
+    fn blame_network(&self, log: *mut ngx_log_t) {
+        if let Some(reservation) = self.reservation()
+            && reservation.verb.as_bytes().is_empty()
+        {
+            let target = reservation.target;
+            ngx_log_error!(
+                NGX_LOG_ERR,
+                log,
+                "no data connection to {target} before any transfer command: is a firewall between?"
+            );
+        }
+    }
+
     fn take(&mut self, log: *mut ngx_log_t) -> bool {
         let (Some(zone), Some(ticket)) = (self.zone(), self.found) else {
             return false;
@@ -252,25 +270,6 @@ pub unsafe extern "C" fn log(s: *mut ngx_stream_session_t) -> ngx_int_t {
     }
 }
 
-/// A FIN would look like the end of a file.
-unsafe fn reset_at_close(c: *mut ngx_connection_t) {
-    let now = linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // SAFETY: the socket is open; the option has the size that is told.
-    unsafe {
-        let size = mem::size_of::<linger>() as libc::socklen_t;
-        libc::setsockopt(
-            (*c).fd,
-            SOL_SOCKET,
-            SO_LINGER,
-            (&raw const now).cast(),
-            size,
-        );
-    }
-}
-
 // --- the peer of the hidden upstream ---
 
 /// The hidden upstream has no servers to initialise.
@@ -307,6 +306,9 @@ unsafe extern "C" fn init(
             peer.set_session = Some(set_session);
             peer.save_session = Some(save_session);
             peer.tries = 1;
+            // A command that fails (no such file) makes servers reset or refuse the data connection: no
+            // error of ours.
+            peer.set_log_error(nginx_sys::ngx_connection_log_error_e_NGX_ERROR_INFO);
             // `proxy_bind` comes first.
             if peer.local.is_null()
                 && let Some(local) = data.local.as_mut()
@@ -341,6 +343,9 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
         guarded((*peer).log, (), || {
             if state & NGX_PEER_FAILED as ngx_uint_t != 0 {
                 (*peer).tries = (*peer).tries.saturating_sub(1);
+                if let Some(data) = context::data(s.cast()) {
+                    data.blame_network((*peer).log);
+                }
                 return;
             }
             let s = s.cast::<ngx_stream_session_t>();

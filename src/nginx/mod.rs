@@ -14,6 +14,7 @@
 //! | `stock` | what we borrow of the stock proxy |
 //! | `context` | what hangs on an nginx session |
 //! | `address` | `sockaddr` in and out |
+//! | `socket` | questions to sockets: peers, the original destination |
 //! | `guard` | no panic leaves an entry point |
 
 mod address;
@@ -24,6 +25,7 @@ mod data;
 mod guard;
 mod module;
 mod output;
+mod socket;
 mod stock;
 mod variables;
 mod zone;

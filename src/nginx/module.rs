@@ -5,18 +5,19 @@ use std::mem::offset_of;
 use std::ptr;
 
 use nginx_sys::{
-    NGX_CONF_1MORE, NGX_CONF_TAKE1, NGX_ERROR, NGX_OK, NGX_STREAM_MAIN_CONF, NGX_STREAM_MODULE,
-    NGX_STREAM_SRV_CONF, NGX_STREAM_SRV_CONF_OFFSET, ngx_array_push, ngx_command_t,
-    ngx_conf_set_msec_slot, ngx_conf_t, ngx_cycle_t, ngx_int_t, ngx_module_t, ngx_str_t,
-    ngx_stream_conf_ctx_t, ngx_stream_core_main_conf_t, ngx_stream_handler_pt, ngx_stream_module_t,
-    ngx_stream_phases_NGX_STREAM_LOG_PHASE, ngx_stream_phases_NGX_STREAM_PREACCESS_PHASE,
-    ngx_stream_phases_NGX_STREAM_PREREAD_PHASE, ngx_uint_t,
+    NGX_CONF_1MORE, NGX_CONF_FLAG, NGX_CONF_TAKE1, NGX_ERROR, NGX_OK, NGX_STREAM_MAIN_CONF,
+    NGX_STREAM_MODULE, NGX_STREAM_SRV_CONF, NGX_STREAM_SRV_CONF_OFFSET, ngx_array_push,
+    ngx_command_t, ngx_conf_set_flag_slot, ngx_conf_set_msec_slot, ngx_conf_t, ngx_cycle_t,
+    ngx_int_t, ngx_module_t, ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_core_main_conf_t,
+    ngx_stream_handler_pt, ngx_stream_module_t, ngx_stream_phases_NGX_STREAM_LOG_PHASE,
+    ngx_stream_phases_NGX_STREAM_PREACCESS_PHASE, ngx_stream_phases_NGX_STREAM_PREREAD_PHASE,
+    ngx_uint_t,
 };
 
 use super::conf::{self, SrvConf};
 use super::guard::{guarded, keep_panics};
 use super::stock::{CONF_ERROR, core_main_conf, text};
-use super::{control, data, variables, zone};
+use super::{control, data, socket, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -27,6 +28,7 @@ pub static mut ngx_stream_ftp_proxy_module: ngx_module_t = ngx_module_t {
     ctx: (&raw const CONTEXT).cast_mut().cast(),
     commands: (&raw mut COMMANDS).cast(),
     type_: NGX_STREAM_MODULE as ngx_uint_t,
+    init_module: Some(init_module),
     init_process: Some(init_process),
     ..ngx_module_t::default()
 };
@@ -40,7 +42,7 @@ static CONTEXT: ngx_stream_module_t = ngx_stream_module_t {
     merge_srv_conf: Some(merge_srv_conf),
 };
 
-static mut COMMANDS: [ngx_command_t; 6] = [
+static mut COMMANDS: [ngx_command_t; 8] = [
     directive(
         c"ftp_ctrl",
         NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
@@ -70,6 +72,19 @@ static mut COMMANDS: [ngx_command_t; 6] = [
         NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
         set_ftp_pasv_trust,
         0,
+    ),
+    directive(
+        c"ftp_original_dst",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, original_dst),
+    ),
+    // The same under the name that OpenNJet's configurations have for it.
+    directive(
+        c"njtmesh_dest",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, original_dst),
     ),
     ngx_command_t::empty(),
 ];
@@ -173,6 +188,15 @@ unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_i
             }
         })
     }
+}
+
+unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
+    // SAFETY: nginx's cycle.
+    guarded(unsafe { (*cycle).log }, (), || {
+        // SAFETY: the new cycle's sockets are open.
+        unsafe { socket::make_listeners_transparent(cycle) }
+    });
+    NGX_OK as ngx_int_t
 }
 
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {

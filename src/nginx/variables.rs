@@ -1,6 +1,8 @@
-//! Variables for `access_log` on both servers. None ever holds a password.
+//! Variables for `access_log` on both servers, and for `proxy_pass` of transparent ones. None ever holds a
+//! password.
 
 use std::ffi::CStr;
+use std::net::SocketAddr;
 use std::ptr;
 
 use nginx_sys::{
@@ -12,6 +14,7 @@ use super::context::{self, Context};
 use super::control::Control;
 use super::data::{Data, Ending};
 use super::guard::guarded;
+use super::socket;
 use super::stock::text;
 use crate::{ports, session};
 
@@ -20,61 +23,96 @@ type Value = Option<Vec<u8>>;
 
 struct Variable {
     name: &'static CStr,
-    control: fn(&Control) -> Value,
-    data: fn(&Data) -> Value,
+    value: Getter,
 }
 
-static VARIABLES: [Variable; 7] = [
+enum Getter {
+    /// Of our state of the session, by its kind.
+    Session {
+        control: fn(&Control) -> Value,
+        data: fn(&Data) -> Value,
+    },
+    /// Of the original destination, in any server.
+    Destination(fn(SocketAddr) -> String),
+}
+
+static VARIABLES: [Variable; 10] = [
     Variable {
         name: c"ftp_session",
-        control: |control| Some(session_id(control.id())),
-        data: |data| Some(session_id(data.reservation()?.session)),
+        value: Getter::Session {
+            control: |control| Some(session_id(control.id())),
+            data: |data| Some(session_id(data.reservation()?.session)),
+        },
     },
     Variable {
         name: c"ftp_data_port",
-        control: |control| Some(control.data_port()?.to_string().into()),
-        data: |data| Some(data.port().to_string().into()),
+        value: Getter::Session {
+            control: |control| Some(control.data_port()?.to_string().into()),
+            data: |data| Some(data.port().to_string().into()),
+        },
     },
     Variable {
         name: c"ftp_mode",
-        control: |control| {
-            Some(match control.mode()? {
-                session::Mode::Pasv => b"PASV".to_vec(),
-                session::Mode::Epsv => b"EPSV".to_vec(),
-            })
-        },
-        data: |data| {
-            Some(match data.reservation()?.mode {
-                ports::Mode::Pasv => b"PASV".to_vec(),
-                ports::Mode::Epsv => b"EPSV".to_vec(),
-            })
+        value: Getter::Session {
+            control: |control| {
+                Some(match control.mode()? {
+                    session::Mode::Pasv => b"PASV".to_vec(),
+                    session::Mode::Epsv => b"EPSV".to_vec(),
+                })
+            },
+            data: |data| {
+                Some(match data.reservation()?.mode {
+                    ports::Mode::Pasv => b"PASV".to_vec(),
+                    ports::Mode::Epsv => b"EPSV".to_vec(),
+                })
+            },
         },
     },
     Variable {
         name: c"ftp_user",
-        control: |control| Some(control.machine().user().to_vec()),
-        data: |data| Some(data.reservation()?.user.as_bytes().to_vec()),
+        value: Getter::Session {
+            control: |control| Some(control.machine().user().to_vec()),
+            data: |data| Some(data.reservation()?.user.as_bytes().to_vec()),
+        },
     },
     Variable {
         name: c"ftp_command",
-        control: |control| Some(control.machine().transfer()?.verb.into()),
-        data: |data| Some(data.reservation()?.verb.as_bytes().to_vec()),
+        value: Getter::Session {
+            control: |control| Some(control.machine().transfer()?.verb.into()),
+            data: |data| Some(data.reservation()?.verb.as_bytes().to_vec()),
+        },
     },
     Variable {
         name: c"ftp_path",
-        control: |control| Some(control.machine().transfer()?.path.to_vec()),
-        data: |data| Some(data.reservation()?.path.as_bytes().to_vec()),
+        value: Getter::Session {
+            control: |control| Some(control.machine().transfer()?.path.to_vec()),
+            data: |data| Some(data.reservation()?.path.as_bytes().to_vec()),
+        },
     },
     Variable {
         name: c"ftp_data_status",
-        control: |_| None,
-        data: |data| {
-            Some(match data.ending() {
-                Ending::Complete => b"complete".to_vec(),
-                Ending::Cut { .. } => b"cut".to_vec(),
-                Ending::Refused => b"refused".to_vec(),
-            })
+        value: Getter::Session {
+            control: |_| None,
+            data: |data| {
+                Some(match data.ending() {
+                    Ending::Complete => b"complete".to_vec(),
+                    Ending::Cut { .. } => b"cut".to_vec(),
+                    Ending::Refused => b"refused".to_vec(),
+                })
+            },
         },
+    },
+    Variable {
+        name: c"ftp_original_dst",
+        value: Getter::Destination(|dialled| dialled.to_string()),
+    },
+    Variable {
+        name: c"ftp_original_dst_addr",
+        value: Getter::Destination(|dialled| dialled.ip().to_string()),
+    },
+    Variable {
+        name: c"ftp_original_dst_port",
+        value: Getter::Destination(|dialled| dialled.port().to_string()),
     },
 ];
 
@@ -112,10 +150,17 @@ unsafe extern "C" fn get(
         let log = (*(*s).connection).log;
         guarded(log, NGX_ERROR as ngx_int_t, || {
             let variable = VARIABLES.get(index);
-            let found = match (variable, context::of(s)) {
-                (Some(variable), Some(Context::Control(control))) => (variable.control)(control),
-                (Some(variable), Some(Context::Data(data))) => (variable.data)(data),
-                _ => None,
+            let found = match variable.map(|variable| &variable.value) {
+                Some(Getter::Session { control, data }) => match context::of(s) {
+                    Some(Context::Control(state)) => control(state),
+                    Some(Context::Data(state)) => data(state),
+                    None => None,
+                },
+                Some(Getter::Destination(write)) => {
+                    let dialled = socket::original_destination((*s).connection);
+                    dialled.map(|dialled| write(dialled).into())
+                }
+                None => None,
             };
             let value = &mut *value;
             let Some(bytes) = found.filter(|bytes| !bytes.is_empty()) else {

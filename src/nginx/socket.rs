@@ -1,0 +1,189 @@
+//! Questions to sockets: who is there, and which address the client dialled.
+//!
+//! A redirect rule (REDIRECT, DNAT) changes a connection's destination, and connection tracking remembers the
+//! original one. TPROXY changes nothing: the accepted socket itself has the address that was dialled, provided the
+//! listening one is transparent.
+
+use std::mem::{self, MaybeUninit, size_of};
+use std::net::{IpAddr, SocketAddr};
+
+use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
+use nginx_sys::{
+    NGX_LOG_NOTICE, ngx_connection_t, ngx_cycle_t, ngx_listening_t, ngx_log_t,
+    ngx_stream_init_connection, ngx_stream_port_t,
+};
+use ngx::ngx_log_error;
+
+use super::address;
+use super::conf::{self, SrvConf};
+use crate::ports::Host;
+
+/// Where the socket's peer is: the kernel's answer, not a configuration's. `None` for unix sockets.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn peer(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: `getpeername` fills what it is given.
+    unsafe { ask(|place, length| libc::getpeername((*c).fd, place, length)) }
+}
+
+/// Where the socket itself is, also behind a wildcard listener.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: `getsockname` fills what it is given.
+    unsafe { ask(|place, length| libc::getsockname((*c).fd, place, length)) }
+}
+
+/// What the client dialled: the original destination of a redirected connection, or else where it arrived.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: `getsockopt` fills what it is given.
+    unsafe {
+        let local = local(c)?;
+        let (level, option) = match Host::from_socket(&local).ip() {
+            IpAddr::V4(_) => (IPPROTO_IP, libc::SO_ORIGINAL_DST),
+            IpAddr::V6(_) => (IPPROTO_IPV6, libc::IP6T_SO_ORIGINAL_DST),
+        };
+        // Fails where the connection is not tracked.
+        let tracked =
+            ask(|place, length| libc::getsockopt((*c).fd, level, option, place.cast(), length));
+        Some(tracked.unwrap_or(local))
+    }
+}
+
+/// The server that the client meant, if it is not this machine: connecting there would be a loop.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn original_destination(c: *mut ngx_connection_t) -> Option<SocketAddr> {
+    // SAFETY: the caller's promise.
+    let dialled = unsafe { dialled(c) }?;
+    let host = Host::from_socket(&dialled);
+    let here = host.ip().is_loopback() || host.ip().is_unspecified() || is_own(host.ip());
+    (!here).then(|| SocketAddr::new(host.ip(), dialled.port()))
+}
+
+/// Whether an interface of this machine has the address; yes where the kernel does not tell.
+fn is_own(ip: IpAddr) -> bool {
+    let mut list = std::ptr::null_mut();
+    // SAFETY: the kernel's list is followed to its end and given back.
+    unsafe {
+        if libc::getifaddrs(&raw mut list) != 0 {
+            return true;
+        }
+        let own = std::iter::successors(list.as_ref(), |entry| entry.ifa_next.as_ref())
+            .filter_map(|entry| address::read(entry.ifa_addr.cast()))
+            .any(|address| address.ip() == ip);
+        libc::freeifaddrs(list);
+        own
+    }
+}
+
+unsafe fn ask(call: impl FnOnce(*mut libc::sockaddr, *mut socklen_t) -> i32) -> Option<SocketAddr> {
+    // SAFETY: plain data.
+    let mut storage: sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut length = size_of::<sockaddr_storage>() as socklen_t;
+    let place = &raw mut storage;
+    if call(place.cast(), &raw mut length) != 0 {
+        return None;
+    }
+    // SAFETY: after success `place` holds a complete address.
+    unsafe { address::read(place.cast()) }
+}
+
+/// Makes closing the socket a reset: a FIN would look like the end of a file.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn reset_at_close(c: *mut ngx_connection_t) {
+    let now = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option has the size that is told.
+    unsafe {
+        let size = mem::size_of::<linger>() as socklen_t;
+        libc::setsockopt(
+            (*c).fd,
+            SOL_SOCKET,
+            SO_LINGER,
+            (&raw const now).cast(),
+            size,
+        );
+    }
+}
+
+/// Lets the listening sockets of servers with `ftp_original_dst` accept connections that a TPROXY rule hands
+/// them. nginx itself has no parameter for that. Needs CAP_NET_ADMIN, which the master has; without it only
+/// TPROXY does not work.
+///
+/// # Safety
+///
+/// Called in the master with its new cycle.
+pub unsafe fn make_listeners_transparent(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the listening sockets of the cycle are open.
+    unsafe {
+        let listening: &mut [ngx_listening_t] = (*cycle).listening.as_slice_mut();
+        for listener in listening {
+            let ours = listener.handler.is_some_and(|handler| {
+                handler as usize == ngx_stream_init_connection as *const () as usize
+            });
+            if ours && listener.fd >= 0 && serves_original_dst(listener) {
+                make_transparent(listener, (*cycle).log);
+            }
+        }
+    }
+}
+
+unsafe fn make_transparent(listener: &ngx_listening_t, log: *mut ngx_log_t) {
+    let on: i32 = 1;
+    // SAFETY: an open socket; the option has the size that is told.
+    let done = unsafe {
+        let (level, option) = match i32::from((*listener.sockaddr).sa_family) {
+            libc::AF_INET => (IPPROTO_IP, libc::IP_TRANSPARENT),
+            libc::AF_INET6 => (IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+            _ => return,
+        };
+        libc::setsockopt(listener.fd, level, option, (&raw const on).cast(), 4)
+    };
+    if done != 0 {
+        let error = std::io::Error::last_os_error();
+        let name = &listener.addr_text;
+        ngx_log_error!(
+            NGX_LOG_NOTICE,
+            log,
+            "TPROXY is not possible on {name}: {error}"
+        );
+    }
+}
+
+/// Whether a server on the socket has `ftp_original_dst` and is one of ours.
+unsafe fn serves_original_dst(listener: &ngx_listening_t) -> bool {
+    // SAFETY: nginx's stream listeners have a `ngx_stream_port_t` with addresses of the socket's family.
+    unsafe {
+        let port = listener.servers.cast::<ngx_stream_port_t>();
+        let wants = |conf: &SrvConf| conf.original_dst() && (conf.is_data() || conf.is_control());
+        (0..(*port).naddrs).any(|i| {
+            let served = match i32::from((*listener.sockaddr).sa_family) {
+                libc::AF_INET6 => {
+                    let addrs = (*port).addrs.cast::<nginx_sys::ngx_stream_in6_addr_t>();
+                    &(*addrs.add(i)).conf
+                }
+                _ => {
+                    let addrs = (*port).addrs.cast::<nginx_sys::ngx_stream_in_addr_t>();
+                    &(*addrs.add(i)).conf
+                }
+            };
+            wants(conf::of_address(served))
+        })
+    }
+}
