@@ -43,19 +43,13 @@ for my $command ("pasv\r\n", "PaSv\n", "PASV \r\n", "pasv\n", "PASV\r\n") {
     used("C1 $name", $c->line, $listener);
 }
 
+# some servers answer an empty line and some do not: it stays here
+
 my $listener = $server->passive;
 $c->send("\r\nPASV\r\n");
-is($s->line . $s->line, "\r\nPASV\r\n", 'C1 empty line');
+is($s->line, "PASV\r\n", 'C1 empty line');
 $s->send("227 x (${\$listener->hostport})\r\n");
 used('C1 empty line', $c->line, $listener);
-
-# servers differ in whether an empty line is a command
-$c->send("\r\nNOOP\r\nPASV\r\n");
-is($s->line . $s->line . $s->line, "\r\nNOOP\r\nPASV\r\n", 'C1 it is answered');
-$listener = $server->passive;
-$s->send("500 what\r\n200 ok\r\n227 x (${\$listener->hostport})\r\n");
-is($c->line . $c->line, "500 what\r\n200 ok\r\n", 'C1 its answer');
-used('C1 after it', $c->line, $listener);
 
 # C3
 
@@ -128,9 +122,10 @@ used('others', $last, $listener);
 # the end of the control connection
 
 my $port = $c->passive_port($t->passive($c, $s, $listener));
-$c->finish;
-is($s->ended, 'eof', 'control end');
-$t->wait_log(qr/ftp released port $port\b/);
+$t->new_log(qr/ftp released port $port\b/, sub {
+    $c->finish;
+    is($s->ended, 'eof', 'control end');
+});
 is($c->data($port)->ended, 'reset', 'dead after control end');
 
 ok(!$listener->touched, 'server untouched');

@@ -128,15 +128,30 @@ data('return after', "ftp_data zone=ftp; return x;",
 
 # what stands beside ftp_ctrl
 
-wrong('return', <<"EOF", undef, '"ftp_ctrl" needs "proxy_pass", not "return"');
+wrong('return', <<"EOF", undef, '"ftp_ctrl" needs "proxy_pass"');
     server { listen $a; ftp_ctrl zone=ftp:1m $range; return x; }
     server { listen $data; ftp_data zone=ftp; }
 EOF
 
 # the first is nginx's own, up to 1.25
-wrong('no proxy_pass', <<"EOF", undef, qr/no handler for server/, '"ftp_ctrl" needs "proxy_pass", not "return"');
+wrong('no proxy_pass', <<"EOF", undef, qr/no handler for server/, '"ftp_ctrl" needs "proxy_pass"');
     server { listen $a; ftp_ctrl zone=ftp:1m $range; }
     server { listen $data; ftp_data zone=ftp; }
+EOF
+
+wrong('udp control', <<"EOF", undef, '"ftp_ctrl" does not support "udp"');
+    server { listen $a udp; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+wrong('udp data', <<"EOF", undef, '"ftp_data" does not support "udp"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; listen $data udp; ftp_data zone=ftp; }
+EOF
+
+wrong('unix data', <<"EOF", undef, '"ftp_data" does not support unix sockets');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; listen unix:${\$t->dir}/data.sock; ftp_data zone=ftp; }
 EOF
 
 # the small ones

@@ -90,6 +90,20 @@ $far->bytes(10);
 $far->reset;
 is($near->ended, 'reset', 'server gives up');
 
+# the server ends while much of an upload is under way: the client sees a cut
+
+my $slow = $server->passive(rcvbuf => 4096);
+my $slow_port = $c->passive_port($t->passive($c, $s, $slow));
+$near = $c->data($slow_port);
+$far = $slow->accept;
+my $total = 0;
+while (my $n = $near->write_some('x' x 65536)) { $total += $n }
+$far->bytes(10);
+$far->finish;
+is($near->ended, 'reset', 'early end client');
+cmp_ok(length $far->rest, '<', $total, 'early end bytes');
+is($far->{end}, 'reset', 'early end server');
+
 # the server does not take the data connection
 
 my $listener = $server->passive;

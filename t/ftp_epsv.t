@@ -62,6 +62,13 @@ is($t->dialog($c, $s, 'EPSV 2' => '522 Network protocol not supported, use (1)')
 is($t->dialog($c, $s, 'EPSV 3' => '522 use (1,2)'), '', 'C2 EPSV 3');
 is($t->dialog($c, $s, EPSV => '500 what'), '', 'R26 500');
 is($t->dialog($c, $s, EPSV => '502 not here'), '', 'R26 502');
+
+# but no other yes: clients look for an address in it
+
+$c->command('EPSV');
+$s->line;
+$s->send("200 odd (|||6446|)\r\n");
+like($c->line, qr/\A425 /, 'another code');
 is($t->lines(qr/reserved port/), 4, 'nothing reserved');
 
 # and PASV after it
@@ -70,6 +77,19 @@ is($t->lines(qr/reserved port/), 4, 'nothing reserved');
 $far->send('later');
 $far->finish;
 is($near->rest, 'later', 'R26 PASV after');
+
+# a preliminary reply does not end it
+
+$listener = $server->passive;
+$c->command('EPSV');
+$s->line;
+$s->send("120 wait\r\n", "229 go (|||${\$listener->port}|)\r\n");
+is($c->line, "120 wait\r\n", 'preliminary');
+$near = $c->data($c->passive_port($c->line));
+$far = $listener->accept;
+$far->send('x');
+$far->finish;
+is($near->rest, 'x', 'after preliminary');
 
 # C2: after ALL it is the server that refuses
 

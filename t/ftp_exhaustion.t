@@ -91,8 +91,9 @@ is($c->passive_port($reply), $again, 'port came back');
 
 # and the end of a control connection gives one
 
-$sessions[1][0]->close;
-$t->wait_log(qr/released port $sessions[1][2]/);
+$t->new_log(qr/released port $sessions[1][2]/, sub {
+    $sessions[1][0]->close;
+});
 my ($late, $lpeer) = $t->session($server);
 is($late->passive_port($t->passive($late, $lpeer, $listener)),
     $sessions[1][2], 'after control end');

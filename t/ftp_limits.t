@@ -101,7 +101,7 @@ is($s2->rest, '', 'C11 server saw no more');
 
 # valgrind keeps what was freed
 
-cmp_ok($t->memory - $before, '<', $ENV{TEST_NGINX_VALGRIND} ? 65536 : 4096,
+cmp_ok($t->memory - $before, '<', $ENV{TEST_NGINX_VALGRIND} ? 262144 : 4096,
     'memory');
 
 $t->done;

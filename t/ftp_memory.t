@@ -15,7 +15,7 @@ use Test::Nginx::Ftp;
 my $t = Test::Nginx::Ftp->new;
 my $server = $t->server;
 
-$t->run(<<"EOF", workers => 1, level => 'error');
+$t->run(<<"EOF", workers => 1, level => 'notice');
     server {
         listen 127.0.0.1:${\$t->port(0)};
         ftp_ctrl zone=ftp:1m min_port=${\$t->port(10)} max_port=${\$t->port(20)};

@@ -69,6 +69,13 @@ transfer('empty upload', 'STOR empty', $near, $far, '');
 ($near, $far) = $t->data($c, $s);
 transfer('append', 'APPE file', $near, $far, "\r\n\0\xff227 x\r\n");
 
+# nobody can tell the next port
+
+my @ports = map { $c->passive_port($t->passive($c, $s, $listener)) } 1 .. 40;
+my %steps;
+$steps{($ports[$_] - $ports[$_ - 1]) % 11}++ for 1 .. $#ports;
+cmp_ok(scalar keys %steps, '>', 3, 'ports at random');
+
 # a dozen more than the range has ports
 
 my $bad = 0;

@@ -87,6 +87,17 @@ $far->send('six');
 $far->finish;
 is($near->rest, 'six', 'IPv6 data');
 
+# PASV has no answer for it, whether or not the server is asked
+
+$c6->send("PASV\r\nNOOP\r\n");
+my $line = $s6->line;
+if ($line eq "PASV\r\n") {
+    $s6->send("227 (${\$listener->hostport})\r\n");
+    $line = $s6->line;
+}
+$s6->send("200 ok\r\n");
+like($c6->line . $c6->line, qr/\A425 [^\r\n]+\r\n200 ok\r\n\z/, 'IPv6 PASV');
+
 # behind: the header is no command
 
 my $client = Test::Nginx::FtpClient->connect(port => $t->port(1));

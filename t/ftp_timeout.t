@@ -29,6 +29,7 @@ $t->run(<<"EOF");
         listen 127.0.0.1:${\$t->range(10, 20)};
         ftp_data zone=ftp;
         proxy_timeout 500ms;
+        proxy_connect_timeout 500ms;
         access_log logs/access.log ftp;
     }
 
@@ -62,6 +63,16 @@ is($near->ended, 'reset', 'stalled upload client');
 
 is($t->dialog($c, $s, NOOP => '200 ok'), '', 'control lives');
 is(join(' ', $t->wait_access(2)), 'cut cut', 'logged as cut');
+
+# a server that does not answer the connection itself: its queue is full
+
+my $full = $server->passive(backlog => 1);
+my @waiting = map { Test::Nginx::FtpClient->start(port => $full->port) } 1 .. 4;
+($c, $s) = $t->session($server);
+my $far_port = $c->passive_port($t->passive($c, $s, $full));
+is($c->data($far_port, before => 'up')->ended, 'reset', 'no answer');
+ok($t->wait_log(qr/upstream timed out/), 'no answer logged');
+$_->close for @waiting;
 
 # a control connection that is idle
 

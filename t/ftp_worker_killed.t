@@ -116,4 +116,33 @@ for my $round (1 .. 6) {
     is($near->rest, 'x', "after kill $round");
 }
 
+# killed while it writes to the table
+
+for my $round (1 .. 20) {
+    my ($worker) = $t->workers;
+    my ($c, $s) = $t->only_worker($worker, sub { $t->session($server) });
+
+    $c->send("PASV\r\n" x 300);
+    $s->bytes(6 * 300);
+    $s->write_some("227 (${\$listener->hostport})\r\n" x 300);
+    $c->line;
+    $t->kill_worker($worker);
+}
+
+my @last = map { [$t->session($server)] } 1 .. 4;
+my %last;
+
+for my $pair (@last) {
+    my $reply;
+
+    $t->wait_for('a port', sub {
+        $reply = $t->passive(@$pair, $listener);
+        return $reply !~ /\A425 /;
+    });
+
+    $last{$pair->[0]->passive_port($reply)}++;
+}
+
+is(scalar keys %last, 4, 'every port is free');
+
 $t->done(allow => qr/worker process \d+ exited on signal 9|was locked by \d+/);

@@ -65,8 +65,7 @@ for my $control (0, 1) {
     # what waits dies with the control connection, wherever it is looked for
 
     my $port = $c->passive_port($t->passive($c, $s, $listener));
-    $c->close;
-    $t->wait_log(qr/released port $port\b/);
+    $t->new_log(qr/released port $port\b/, sub { $c->close });
 
     for my $worker (@workers) {
         my $stale = $t->only_worker($worker, sub {

@@ -54,8 +54,8 @@ pub struct Transfer<'a> {
 const TRANSFERS: [&str; 7] = ["RETR", "STOR", "STOU", "APPE", "LIST", "NLST", "MLSD"];
 
 /// Verbs that the proxy answers with 502 and that a FEAT reply must not promise.
-const UNSAFE: [&str; 10] = [
-    "LPSV", "LPRT", "SPSV", "CPSV", "SSCN", "ADAT", "MIC", "CONF", "ENC", "CCC",
+const UNSAFE: [&str; 12] = [
+    "LPSV", "LPRT", "SPSV", "CPSV", "SPAS", "SPOR", "SSCN", "ADAT", "MIC", "CONF", "ENC", "CCC",
 ];
 
 /// Further verbs that a FEAT reply must not promise: the proxy refuses them, or what leads to them.

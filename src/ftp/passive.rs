@@ -57,11 +57,8 @@ impl<'a> PassiveReply<'a> {
 
     fn write(&self, code: &str, announced: std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
         let (before, after) = self.around();
-        // Words that name an address or the port a second time would give it away.
-        let told = [before, after]
-            .iter()
-            .any(|words| shows_an_address(words) || shows_port(words, self.port));
-        let (before, after) = if told {
+        let told = |words: &[u8]| shows_an_address(words) || tells_too_much(words, self.port);
+        let (before, after) = if told(before) || told(after) {
             (b"Entering Passive Mode ".as_slice(), b"".as_slice())
         } else {
             (before, after)
@@ -105,11 +102,19 @@ fn without_code(line: &[u8]) -> &[u8] {
     }
 }
 
-fn shows_port(words: &[u8], port: u16) -> bool {
+/// Words that may name an address or the port once more, in whatever form, or that clients may read in
+/// more than one way.
+fn tells_too_much(words: &[u8], port: u16) -> bool {
     let port = port.to_string();
-    words
+    let mut numbers = words
         .split(|byte| !byte.is_ascii_digit())
-        .any(|number| number == port.as_bytes())
+        .filter(|number| !number.is_empty());
+    words
+        .iter()
+        .any(|byte| byte.is_ascii_control() || *byte == 0xff)
+        || words.windows(2).any(|pair| matches!(pair, b"::" | b"||"))
+        || numbers.clone().count() > 3
+        || numbers.any(|number| number.len() > 5 || number == port.as_bytes())
 }
 
 #[cfg(test)]
@@ -166,6 +171,11 @@ mod tests {
         for reply in [
             "227 Passive on 10.0.0.5 (10,0,0,5,195,80)\r\n",
             "227 Passive (10,0,0,5,195,80) port 50000\r\n",
+            "227 (+127,+0,+0,+9,+120,+57) (10,0,0,5,195,80)\r\n",
+            "227 10-0-0-5 (10,0,0,5,195,80)\r\n",
+            "227 0x0a000005 or fd00::5 (10,0,0,5,195,80)\r\n",
+            "227 \x1b[1mPassive (10,0,0,5,195,80)\r\n",
+            "227 (|||70000|) (10,0,0,5,195,80)\r\n",
         ] {
             assert_eq!(
                 rewritten(reply).as_deref(),

@@ -201,8 +201,8 @@ impl ReplyReader {
                 code
             }
             Some(open) => {
-                let blank = matches!(self.known().get(3), Some(b' ' | b'\r' | b'\n'));
-                self.last = code == Some(open) && blank;
+                // Clients differ in what they want behind the code; too early an end is the safe mistake.
+                self.last = code == Some(open) && !more;
                 None
             }
         }

@@ -534,13 +534,16 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
                     conf,
                     match conf.is_data() {
                         true => MIXED,
-                        false => "\"ftp_ctrl\" needs \"proxy_pass\", not \"return\"",
+                        false => "\"ftp_ctrl\" needs \"proxy_pass\"",
                     },
                 );
             }
             let name = zone.name;
             if conf.is_control() && zone.min_port == 0 {
                 return wrong(cf, conf, format_args!("zone \"{name}\" has no port range"));
+            }
+            if conf.data_timeout == 0 {
+                return wrong(cf, conf, "\"ftp_data_timeout\" must not be 0");
             }
             if zone.peer == UNSET {
                 zone.peer = conf.data_peer;
@@ -558,8 +561,42 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
                 zones.push(zone);
             }
         }
+        for listen in listens(cf) {
+            check_listen(cf, &listen)?;
+        }
         for zone in zones {
             warn_of_uncovered(cf, &*zone);
+        }
+    }
+    Some(())
+}
+
+unsafe fn check_listen(cf: *mut ngx_conf_t, listen: &Listen) -> Option<()> {
+    // SAFETY: every server is complete.
+    unsafe {
+        let (conf, default) = (of_server(listen.server), of_server(listen.default));
+        if (conf.ctrl, conf.data) != (default.ctrl, default.data) {
+            let conf = if conf.file.len > 0 { conf } else { default };
+            return wrong(
+                cf,
+                conf,
+                "servers of one address must have the same \"ftp_ctrl\" or \"ftp_data\" zone",
+            );
+        }
+        let name = match (conf.is_control(), conf.is_data()) {
+            (true, _) => "ftp_ctrl",
+            (_, true) => "ftp_data",
+            _ => return Some(()),
+        };
+        if listen.datagrams {
+            return wrong(
+                cf,
+                conf,
+                format_args!("\"{name}\" does not support \"udp\""),
+            );
+        }
+        if conf.is_data() && i32::from((*listen.address).sa_family) == libc::AF_UNIX {
+            return wrong(cf, conf, "\"ftp_data\" does not support unix sockets");
         }
     }
     Some(())
@@ -602,15 +639,17 @@ unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
     let mut redirected = false;
     // SAFETY: the listening sockets are known by now.
     unsafe {
-        for_each_listen(cf, |sa, core| {
-            let conf = of_server(core);
-            redirected |= ptr::eq(conf.data, zone) && conf.original_dst();
-            if ptr::eq(conf.data, zone)
-                && let Some(place) = listened.get_mut(usize::from(ngx_inet_get_port(sa)))
-            {
+        for listen in listens(cf) {
+            let conf = of_server(listen.server);
+            if !ptr::eq(conf.data, zone) {
+                continue;
+            }
+            redirected |= conf.original_dst();
+            let port = usize::from(ngx_inet_get_port(listen.address));
+            if let Some(place) = listened.get_mut(port) {
                 *place = true;
             }
-        });
+        }
     }
     // A redirect rule may feed the others.
     if redirected {
@@ -635,38 +674,54 @@ unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
     }
 }
 
+/// A server at a listening address.
+struct Listen {
+    address: *mut sockaddr,
+    datagrams: bool,
+    server: *mut ngx_stream_core_srv_conf_t,
+    /// The server that counts until TLS tells another by its name.
+    default: *mut ngx_stream_core_srv_conf_t,
+}
+
 #[cfg(not(nginx_listen_in_ports))]
-unsafe fn for_each_listen(
-    cf: *mut ngx_conf_t,
-    mut each: impl FnMut(*mut sockaddr, *mut ngx_stream_core_srv_conf_t),
-) {
-    // SAFETY: the elements are of this type up to 1.25.4.
+unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
+    // SAFETY: the elements are of this type up to 1.25.4, where an address has one server.
     unsafe {
         let main = core_main_conf((*cf).ctx.cast());
-        for listen in (*main).listen.as_slice::<nginx_sys::ngx_stream_listen_t>() {
-            each(listen.sockaddr, core_conf(listen.ctx));
-        }
+        let all = (*main).listen.as_slice::<nginx_sys::ngx_stream_listen_t>();
+        let one = |listen: &nginx_sys::ngx_stream_listen_t| Listen {
+            address: listen.sockaddr,
+            datagrams: listen.type_ != libc::SOCK_STREAM,
+            server: core_conf(listen.ctx),
+            default: core_conf(listen.ctx),
+        };
+        all.iter().map(one).collect()
     }
 }
 
 #[cfg(nginx_listen_in_ports)]
-unsafe fn for_each_listen(
-    cf: *mut ngx_conf_t,
-    mut each: impl FnMut(*mut sockaddr, *mut ngx_stream_core_srv_conf_t),
-) {
+unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
+    use nginx_sys::{ngx_stream_conf_addr_t, ngx_stream_conf_port_t};
+    let mut all = Vec::new();
     // SAFETY: the elements are of these types from 1.25.5 on; the list is null without any `listen`.
     unsafe {
         let main = core_main_conf((*cf).ctx.cast());
         let Some(ports) = (*main).ports.as_ref() else {
-            return;
+            return all;
         };
-        for port in ports.as_slice::<nginx_sys::ngx_stream_conf_port_t>() {
-            for address in port.addrs.as_slice::<nginx_sys::ngx_stream_conf_addr_t>() {
-                let servers: &[*mut ngx_stream_core_srv_conf_t] = address.servers.as_slice();
-                for &core in servers {
-                    each(address.opt.sockaddr, core);
-                }
-            }
+        let ports: &[ngx_stream_conf_port_t] = ports.as_slice();
+        let addresses = ports
+            .iter()
+            .flat_map(|port| port.addrs.as_slice::<ngx_stream_conf_addr_t>());
+        for address in addresses {
+            let servers: &[*mut ngx_stream_core_srv_conf_t] = address.servers.as_slice();
+            all.extend(servers.iter().map(|&server| Listen {
+                address: address.opt.sockaddr,
+                datagrams: address.opt.type_ != libc::SOCK_STREAM,
+                server,
+                default: address.default_server,
+            }));
         }
     }
+    all
 }

@@ -122,7 +122,8 @@ impl Context {
         if s.is_null() {
             return ptr::null_mut();
         }
-        // SAFETY: session, connection and its log live until after the pool's cleanups.
+        // SAFETY: session and log are in the pool, whose memory goes after its cleanups; the connection is free
+        // by now, but keeps its fields until another one is accepted.
         unsafe { (*(*s).connection).log }
     }
 }

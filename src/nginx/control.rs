@@ -61,6 +61,8 @@ struct Outside {
     current: Option<Reserved>,
     /// The last port that was reserved.
     port: Option<u16>,
+    /// What `proxy_ip` has yielded: it is evaluated in memory that lives as long as the session.
+    proxy_ip: Option<Ipv4Addr>,
     mode: Option<Mode>,
     /// Earlier reservations whose data connection may still be open.
     earlier: VecDeque<Ticket>,
@@ -94,10 +96,11 @@ pub unsafe fn next_filter(
     chain: *mut ngx_chain_t,
     from_upstream: ngx_uint_t,
 ) -> ngx_int_t {
-    // SAFETY: set before the first connection, and the caller's promise.
+    // SAFETY: set before the first connection, and the caller's promise. A filter behind ours may evaluate
+    // variables, ours among them, while the caller holds the session's state.
     unsafe {
         match NEXT_FILTER {
-            Some(next) => next(s, chain, from_upstream),
+            Some(next) => context::hidden(s, || next(s, chain, from_upstream)),
             None => NGX_ERROR as ngx_int_t,
         }
     }
@@ -109,7 +112,7 @@ unsafe extern "C" fn filter(
     from_upstream: ngx_uint_t,
 ) -> ngx_int_t {
     // SAFETY: nginx calls filters with a session whose upstream is connected. The state is used by nobody
-    // else meanwhile: the filters after ours know nothing of it.
+    // else meanwhile: `next_filter` hides it.
     unsafe {
         let Some(control) = context::control(s) else {
             return next_filter(s, chain, from_upstream);
@@ -154,7 +157,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 (*c).log,
                 "ftp refused control connection: no original destination"
             );
-            socket::reset_at_close(c);
+            socket::set_reset_at_close(c, true);
             return NGX_STREAM_FORBIDDEN as ngx_int_t;
         }
         // Synch before ABOR arrives out of band; nginx would lose it, and with it the line's start.
@@ -171,6 +174,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 to_server: Output::new(0),
                 current: None,
                 port: None,
+                proxy_ip: None,
                 mode: None,
                 earlier: VecDeque::new(),
                 closing: false,
@@ -212,9 +216,14 @@ impl Control {
         &self.machine
     }
 
+    /// The session is over.
+    pub fn end(&mut self) {
+        self.outside.release();
+    }
+
     /// The connection's pool is being destroyed.
     pub fn finish(&mut self) {
-        self.outside.release();
+        self.end();
         self.outside.to_client.clear();
         self.outside.to_server.clear();
     }
@@ -232,9 +241,23 @@ impl Control {
             }
             self.outside.send_to_client(false)?;
             self.outside.send_to_server(ended)?;
+            self.mark_held();
             read_past_urgent((*self.session()).connection);
         }
         self.outside.close_if_asked()
+    }
+
+    /// Tells the proxy, which sees only `buffered`, that there is more for the server: or it would take the
+    /// client's FIN for the end.
+    unsafe fn mark_held(&mut self) {
+        let held = !self.from_client.bufs.is_empty() || self.from_client.last;
+        // SAFETY: the upstream is connected.
+        unsafe {
+            if let Some(pc) = self.outside.upstream_connection().as_mut() {
+                let others = pc.buffered() & !HELD;
+                pc.set_buffered(if held { others | HELD } else { others });
+            }
+        }
     }
 
     unsafe fn take_client_bytes(&mut self) -> Result<(), Ended> {
@@ -328,6 +351,9 @@ impl Control {
         }
     }
 }
+
+/// Our bit in `buffered`, beside nginx's 0x0f for what is below the filters and 0x10 of the write filter.
+pub const HELD: u32 = 0x20;
 
 /// Bytes of the client that are looked at before its answers are sent.
 const PIECE: usize = 1024;
@@ -487,7 +513,11 @@ impl Outside {
         let mut scrap = [0u8; 4096];
         // SAFETY: the socket is open and does not block; the buffer has the length that is told.
         unsafe {
-            let fd = (*(*self.s).connection).fd;
+            let c = (*self.s).connection;
+            if !(*c).ssl.is_null() || (*c).buffered() != 0 {
+                return Err(Ended);
+            }
+            let fd = (*c).fd;
             libc::shutdown(fd, libc::SHUT_WR);
             for _ in 0..16 {
                 if libc::recv(fd, scrap.as_mut_ptr().cast(), scrap.len(), 0) <= 0 {
@@ -535,11 +565,14 @@ impl Outside {
     }
 
     /// The address that a 227 tells the client.
-    unsafe fn announced(&self) -> Option<Ipv4Addr> {
+    unsafe fn announced(&mut self) -> Option<Ipv4Addr> {
         // SAFETY: the session is alive.
         unsafe {
             let c = (*self.s).connection;
             let value = self.conf().proxy_ip();
+            if !value.is_null() && self.proxy_ip.is_some() {
+                return self.proxy_ip;
+            }
             if !value.is_null() {
                 let mut text: ngx_str_t = std::mem::zeroed();
                 let s = self.s;
@@ -553,9 +586,11 @@ impl Outside {
                     ngx_log_error!(
                         NGX_LOG_ERR,
                         self.log(),
-                        "invalid \"proxy_ip\" address \"{text}\""
+                        "invalid \"proxy_ip\" address \"{}\"",
+                        text.as_bytes().escape_ascii()
                     );
                 }
+                self.proxy_ip = found;
                 return found;
             }
             let local = match (*c).proxy_protocol.as_ref() {
@@ -616,8 +651,11 @@ impl Outside {
             };
             // An address that is not ours can be had again only by `proxy_bind ... transparent`.
             let transparent = (*self.upstream()).peer.transparent() == 1;
-            let local = socket::local(self.upstream_connection())
-                .filter(|local| local.is_ipv4() == target.is_ipv4() && !transparent);
+            // Another host than the control connection's may need another source.
+            let server = socket::peer(self.upstream_connection());
+            let same_host = server.is_some_and(|server| server.ip() == target.ip());
+            let local =
+                socket::local(self.upstream_connection()).filter(|_| same_host && !transparent);
             let verb = passive.transfer.map_or("", |transfer| transfer.verb);
             let request = Request {
                 peer,

@@ -4,21 +4,19 @@
 //! PREACCESS  begin    is (port, peer) reserved? a stranger is reset
 //! PREREAD    preread  take the reservation: one connection, once
 //! CONTENT    stock proxy, whose peer is `init`, `get`, `free` below
-//!            free     both sockets are still open: did the transfer end well, on which leg?
-//! LOG        log      a leg that did not end well is reset; the reservation is given back
+//!            free     both sockets are still open: has each leg got everything?
+//! LOG        end      the client gets FIN or reset; the reservation is given back
 //! ```
 //!
 //! It looks at no byte of the transfer.
 
 use std::ffi::c_void;
-use std::net::SocketAddr;
-use std::ptr;
+use std::{fmt, ptr};
 
-use libc::sockaddr_storage;
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_str_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
+    ngx_peer_connection_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
     ngx_stream_upstream_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
@@ -27,7 +25,7 @@ use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
-use super::socket::{self, reset_at_close};
+use super::socket::{self, set_reset_at_close};
 use super::zone::{self, Zone};
 use crate::ports::{Host, Reservation, Ticket};
 
@@ -38,47 +36,15 @@ pub struct Data {
     client: Host,
     found: Option<Ticket>,
     taken: Option<Reservation>,
-    target: Option<Socket>,
-    local: Option<Socket>,
+    /// The reservation's target, for nginx.
+    target: *mut ngx_addr_t,
     ending: Ending,
-}
-
-/// A socket address in the forms that nginx wants; pinned by the box that the state lives in.
-struct Socket {
-    storage: sockaddr_storage,
-    name: String,
-    addr: ngx_addr_t,
-}
-
-impl Socket {
-    fn new(address: SocketAddr) -> Self {
-        let (storage, length) = address::write(address);
-        Self {
-            storage,
-            name: address.to_string(),
-            addr: ngx_addr_t {
-                sockaddr: ptr::null_mut(),
-                socklen: length,
-                name: ngx_str_t::empty(),
-            },
-        }
-    }
-
-    /// Its `ngx_addr_t`, to be used while the state is where it is.
-    fn as_addr(&mut self) -> &mut ngx_addr_t {
-        self.addr.sockaddr = (&raw mut self.storage).cast();
-        self.addr.name = ngx_str_t {
-            len: self.name.len(),
-            data: self.name.as_mut_ptr(),
-        };
-        &mut self.addr
-    }
 }
 
 /// How a data connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It never reached the server.
+    /// No reservation was taken.
     Refused,
     /// Bytes may be missing, on one leg at least.
     Cut {
@@ -137,6 +103,9 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
     // SAFETY: the caller's promise.
     unsafe {
         let c = (*s).connection;
+        // Whatever goes wrong from here on, a FIN would look like the end of a file. That holds for a worker
+        // that is killed, too.
+        set_reset_at_close(c, true);
         let client = address::read((*c).sockaddr);
         let local = match conf.original_dst() {
             true => socket::dialled(c),
@@ -156,8 +125,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             client,
             found,
             taken: None,
-            target: None,
-            local: None,
+            target: ptr::null_mut(),
             ending: Ending::Refused,
         };
         if context::attach(s, Context::Data(Box::new(data))).is_none() {
@@ -230,11 +198,6 @@ impl Data {
             log,
             "ftp matched port {port}, target {target}"
         );
-        self.target = Some(Socket::new(target));
-        self.local = reservation.local.map(|mut local| {
-            local.set_port(0);
-            Socket::new(local)
-        });
         self.taken = taken;
         self.ending = Ending::Cut {
             client_has_all: false,
@@ -243,30 +206,43 @@ impl Data {
     }
 }
 
-/// The session is over: a leg that did not end well is reset, and the reservation is given back.
-///
-/// # Safety
-///
-/// Called by nginx in the log phase.
-pub unsafe extern "C" fn log(s: *mut ngx_stream_session_t) -> ngx_int_t {
-    // SAFETY: nginx's session, its connection still open.
-    unsafe {
-        let c = (*s).connection;
-        guarded((*c).log, (), || {
-            let Some(data) = context::data(s) else {
-                return;
-            };
-            let clean = match data.ending {
+impl Data {
+    /// The session is over and its connection still open: a client that has everything gets a FIN, any other
+    /// the reset that it has had coming since the beginning.
+    ///
+    /// # Safety
+    ///
+    /// Called in the log phase.
+    pub unsafe fn end(&mut self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let c = (*self.s).connection;
+            let clean = match self.ending {
                 Ending::Refused => false,
                 Ending::Cut { client_has_all } => client_has_all,
                 Ending::Complete => true,
             };
-            if !clean {
-                reset_at_close(c);
+            set_reset_at_close(c, !clean);
+            if let Some(taken) = self.taken {
+                let (port, target, ending) = (self.port, taken.target, self.ending);
+                ngx_log_error!(
+                    NGX_LOG_INFO,
+                    (*c).log,
+                    "ftp finished port {port}, target {target}: {ending}"
+                );
             }
-            data.finish();
-        });
-        NGX_OK as ngx_int_t
+        }
+        self.finish();
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "refused",
+            Self::Cut { .. } => "cut",
+            Self::Complete => "complete",
+        })
     }
 }
 
@@ -299,10 +275,18 @@ unsafe extern "C" fn init(
                 ngx_log_error!(NGX_LOG_ERR, log, "no \"ftp_data\" in this server");
                 return NGX_ERROR as ngx_int_t;
             };
-            let peer = &mut (*(*s).upstream).peer;
+            let (peer, pool) = (&mut (*(*s).upstream).peer, (*(*s).connection).pool);
+            let Some(taken) = data.taken else {
+                return NGX_ERROR as ngx_int_t;
+            };
+            data.target = address::in_pool(pool, taken.target);
+            if data.target.is_null() {
+                return NGX_ERROR as ngx_int_t;
+            }
             peer.data = s.cast();
             peer.get = Some(get);
             peer.free = Some(free);
+            peer.notify = Some(notify);
             peer.set_session = Some(set_session);
             peer.save_session = Some(save_session);
             peer.tries = 1;
@@ -311,9 +295,10 @@ unsafe extern "C" fn init(
             peer.set_log_error(nginx_sys::ngx_connection_log_error_e_NGX_ERROR_INFO);
             // `proxy_bind` comes first.
             if peer.local.is_null()
-                && let Some(local) = data.local.as_mut()
+                && let Some(mut local) = taken.local
             {
-                peer.local = local.as_addr();
+                local.set_port(0);
+                peer.local = address::in_pool(pool, local);
             }
             NGX_OK as ngx_int_t
         })
@@ -327,13 +312,18 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
             let Some(target) = context::data(s.cast()).and_then(|data| data.target.as_mut()) else {
                 return NGX_ERROR as ngx_int_t;
             };
-            let addr = target.as_addr();
-            (*peer).sockaddr = addr.sockaddr;
-            (*peer).socklen = addr.socklen;
-            (*peer).name = &raw mut addr.name;
+            (*peer).sockaddr = target.sockaddr;
+            (*peer).socklen = target.socklen;
+            (*peer).name = &raw mut target.name;
             NGX_OK as ngx_int_t
         })
     }
+}
+
+/// Connected. Whatever ends the session from now on resets this leg too, until `free` knows better.
+unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, _s: *mut c_void, _what: ngx_uint_t) {
+    // SAFETY: the proxy calls it with an open connection.
+    unsafe { set_reset_at_close((*peer).connection, true) };
 }
 
 /// The proxy is done with the peer; both sockets are open, if there were two.
@@ -352,53 +342,67 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             let Some(data) = context::data(s) else {
                 return;
             };
-            let (ending, server_has_all) = ending_of(s);
-            data.ending = ending;
-            if !server_has_all && !(*peer).connection.is_null() {
-                reset_at_close((*peer).connection);
+            let verb = data.reservation().map(|reservation| reservation.verb);
+            let legs = Legs::of(s, verb.as_ref().map_or(b"", |verb| verb.as_bytes()));
+            data.ending = legs.ending();
+            if !(*peer).connection.is_null() {
+                set_reset_at_close((*peer).connection, !legs.server_has_all);
             }
         });
     }
 }
 
-/// How the transfer has ended, and whether the server has all that the client sent.
-///
-/// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read is
-/// with the kernel. Then the other side has everything. Toward a side that has not ended, that is so only
-/// if nothing ever came from it.
-unsafe fn ending_of(s: *mut ngx_stream_session_t) -> (Ending, bool) {
-    let cut = (
-        Ending::Cut {
+/// What each side has got of the transfer.
+struct Legs {
+    client_has_all: bool,
+    server_has_all: bool,
+}
+
+impl Legs {
+    fn ending(&self) -> Ending {
+        let client_has_all = self.client_has_all;
+        if client_has_all && self.server_has_all {
+            Ending::Complete
+        } else {
+            Ending::Cut { client_has_all }
+        }
+    }
+
+    /// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read
+    /// is with the kernel. Then the other side has everything. Toward a side that has not ended, that is so
+    /// only if nothing came from it, and by its `verb` it is not the one that had something to send.
+    unsafe fn of(s: *mut ngx_stream_session_t, verb: &[u8]) -> Self {
+        let none = Self {
             client_has_all: false,
-        },
-        false,
-    );
-    // SAFETY: the session's connections are open.
-    unsafe {
-        let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
-        let (c, pc) = ((*s).connection, upstream.peer.connection);
-        if pc.is_null() || upstream.connected() == 0 || failed(c) || failed(pc) {
-            return cut;
-        }
-        let chains = [
-            upstream.upstream_out,
-            upstream.upstream_busy,
-            upstream.downstream_out,
-            upstream.downstream_busy,
-        ];
-        let buffered =
-            (*c).buffered() | (*pc).buffered() != 0 || chains.iter().any(|chain| has_bytes(*chain));
-        let (client_ended, server_ended) = ((*(*c).read).eof() == 1, (*(*pc).read).eof() == 1);
-        if buffered || !(client_ended || server_ended) {
-            return cut;
-        }
-        let client_has_all = server_ended || upstream.received == 0;
-        let server_has_all = client_ended || (*s).received == 0;
-        let ending = match client_has_all && server_has_all {
-            true => Ending::Complete,
-            false => Ending::Cut { client_has_all },
+            server_has_all: false,
         };
-        (ending, server_has_all)
+        // SAFETY: the session's connections are open.
+        unsafe {
+            let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
+            let (c, pc) = ((*s).connection, upstream.peer.connection);
+            if pc.is_null() || upstream.connected() == 0 || failed(c) || failed(pc) {
+                return none;
+            }
+            let chains = [
+                upstream.upstream_out,
+                upstream.upstream_busy,
+                upstream.downstream_out,
+                upstream.downstream_busy,
+            ];
+            let buffered = (*c).buffered() | (*pc).buffered() != 0
+                || chains.iter().any(|chain| has_bytes(*chain));
+            let client_ended = (*(*c).read).eof() == 1;
+            let server_ended = (*(*pc).read).eof() == 1;
+            if buffered || !(client_ended || server_ended) {
+                return none;
+            }
+            let upload = matches!(verb, b"STOR" | b"STOU" | b"APPE");
+            let download = !upload && !verb.is_empty();
+            Self {
+                client_has_all: server_ended || (!download && upstream.received == 0),
+                server_has_all: client_ended || (!upload && (*s).received == 0),
+            }
+        }
     }
 }
 

@@ -11,8 +11,8 @@ thread_local! {
     static LAST: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps panics for the alert instead of writing them to stderr. For the start of a worker, which never
-/// unloads the module.
+/// Keeps panics for the alert instead of writing them to stderr. The hook is of the copy of
+/// `std` in this library, and goes with it.
 pub fn keep_panics() {
     panic::set_hook(Box::new(|info| {
         let text = describe(info);
@@ -30,8 +30,8 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 
 /// Runs `entry`; a panic in it is logged as an alert, and `otherwise` is what nginx gets then.
 pub fn guarded<T>(log: *mut ngx_log_t, otherwise: T, entry: impl FnOnce() -> T) -> T {
-    // Nothing of a session is used again after its entry point has failed, and the zone's lock is released
-    // on the way out.
+    // What follows a panic in a session, its access log and its end, reads state that may be behind but is
+    // whole: nothing of it has `unsafe` invariants. The zone's lock is released on the way out.
     catch_unwind(AssertUnwindSafe(entry)).unwrap_or_else(|_| {
         let text = LAST.with(RefCell::take);
         ngx_log_error!(NGX_LOG_ALERT, log, "panic in ftp module at {text}");

@@ -15,6 +15,7 @@ use nginx_sys::{
 };
 
 use super::conf::{self, SrvConf};
+use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{CONF_ERROR, core_main_conf, text};
 use super::{control, data, socket, variables, zone};
@@ -109,6 +110,7 @@ pub fn ctx_index() -> usize {
 }
 
 unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    keep_panics();
     // SAFETY: nginx's configuration context.
     guarded(unsafe { (*cf).log }, NGX_ERROR as ngx_int_t, || {
         // SAFETY: this is when variables are declared.
@@ -148,11 +150,7 @@ unsafe fn install(cf: *mut ngx_conf_t) -> Option<()> {
             ngx_stream_phases_NGX_STREAM_PREREAD_PHASE,
             Some(data::preread),
         )?;
-        push(
-            main,
-            ngx_stream_phases_NGX_STREAM_LOG_PHASE,
-            Some(data::log),
-        )?;
+        push(main, ngx_stream_phases_NGX_STREAM_LOG_PHASE, Some(log))?;
         control::install_filter();
     }
     Some(())
@@ -178,7 +176,7 @@ unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_i
     unsafe {
         let log = (*(*s).connection).log;
         guarded(log, NGX_ERROR as ngx_int_t, || {
-            let conf = super::context::conf(s);
+            let conf = context::conf(s);
             if conf.is_control() {
                 control::begin(s, conf)
             } else if conf.is_data() {
@@ -188,6 +186,19 @@ unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_i
             }
         })
     }
+}
+
+/// A session is over, its connection still open; access logs have been written.
+unsafe extern "C" fn log(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_int_t {
+    // SAFETY: nginx's session.
+    unsafe {
+        guarded((*(*s).connection).log, (), || match context::of(s) {
+            Some(Context::Control(control)) => control.end(),
+            Some(Context::Data(data)) => data.end(),
+            None => {}
+        });
+    }
+    NGX_OK as ngx_int_t
 }
 
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
@@ -200,7 +211,6 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
 }
 
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
-    keep_panics();
     // SAFETY: nginx's cycle.
     guarded(unsafe { (*cycle).log }, (), || {
         // SAFETY: this is a worker, before it accepts anything.

@@ -66,7 +66,7 @@ impl Output {
                 if chain.is_null() {
                     return NGX_ERROR as ngx_int_t;
                 }
-            } else if dst.is_null() || (*dst).buffered() == 0 {
+            } else if dst.is_null() || (*dst).buffered() & !control::HELD == 0 {
                 return NGX_OK as ngx_int_t;
             }
             let sent = control::next_filter(s, chain, self.from_upstream);

@@ -99,14 +99,15 @@ unsafe fn ask(call: impl FnOnce(*mut libc::sockaddr, *mut socklen_t) -> i32) -> 
     unsafe { address::read(place.cast()) }
 }
 
-/// Makes closing the socket a reset: a FIN would look like the end of a file.
+/// Whether closing the socket, by whoever and for whatever reason, sends a reset or a FIN; over TLS, whether
+/// close_notify goes before it.
 ///
 /// # Safety
 ///
 /// `c` is an open connection.
-pub unsafe fn reset_at_close(c: *mut ngx_connection_t) {
+pub unsafe fn set_reset_at_close(c: *mut ngx_connection_t, reset: bool) {
     let now = linger {
-        l_onoff: 1,
+        l_onoff: reset.into(),
         l_linger: 0,
     };
     // SAFETY: the option has the size that is told.
@@ -119,6 +120,10 @@ pub unsafe fn reset_at_close(c: *mut ngx_connection_t) {
             (&raw const now).cast(),
             size,
         );
+        if let Some(ssl) = (*c).ssl.as_mut() {
+            ssl.set_no_wait_shutdown(reset.into());
+            ssl.set_no_send_shutdown(reset.into());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::reservation::{MAX_PATH, MAX_USER};
 
 /// The version of the layout. It belongs to the identity of the memory: tables of different versions never
 /// share any.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// "ftpports" in a little-endian dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ftpports");
@@ -32,6 +32,8 @@ pub(super) mod header {
     pub const HOSTS: usize = 9;
     /// Cache: how many live slots expect anybody.
     pub const ANYS: usize = 10;
+    /// When every slot was last looked at in vain.
+    pub const SWEPT: usize = 11;
     /// Words of the header, two cache lines.
     pub const SIZE: usize = 16;
 }

@@ -7,6 +7,9 @@ use super::slot::{Packed, Slots, State};
 use super::{Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Ticket};
 use std::ops::RangeInclusive;
 
+/// Milliseconds from one look at every slot in vain to the next.
+pub(super) const SWEEP_PAUSE: Msec = 1000;
+
 /// Why nothing was reserved. Neither is the client's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReserveError {
@@ -80,7 +83,7 @@ impl<M: Memory> Table<M> {
     /// twice as many if none is to be had but from the dead.
     ///
     /// Two slots, in turn, are looked at as well and freed if their reservation has expired or `dead` says so of
-    /// its owner (`request.owner` is alive). If no slot is free, every slot is: that call costs O(n), all others
+    /// its owner (`request.owner` is alive). If no slot is free, every slot is, at most once a second: that call costs O(n), all others
     /// the same however many ports and reservations there are. `reclaimed` hears of all that was freed this way.
     ///
     /// # Errors
@@ -113,7 +116,7 @@ impl<M: Memory> Table<M> {
         random: &mut dyn FnMut() -> u64,
         reaper: &mut Reaper<'_>,
     ) -> Result<Reserved, ReserveError> {
-        if self.oldest_free().is_none() && self.reclaim_all(reaper) == 0 {
+        if self.oldest_free().is_none() && !self.make_room(reaper) {
             return Err(ReserveError::NoSlot);
         }
         let pick = self
@@ -131,6 +134,21 @@ impl<M: Memory> Table<M> {
             ticket: Ticket { slot, id },
             port: pick.port,
         })
+    }
+
+    /// Looks at every slot for one to free, unless that was in vain a moment ago: a full table must not make
+    /// each request for a port dear.
+    fn make_room(&mut self, reaper: &mut Reaper<'_>) -> bool {
+        let now = reaper.now;
+        let swept = self.slots.memory.load(header::SWEPT);
+        if swept != 0 && now.saturating_sub(swept) < SWEEP_PAUSE {
+            return false;
+        }
+        let found = self.reclaim_all(reaper) > 0;
+        self.slots
+            .memory
+            .store(header::SWEPT, if found { 0 } else { now });
+        found
     }
 
     /// The reservation that a connection from `peer` to `port` may take now: the one for this host, else the

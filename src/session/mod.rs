@@ -147,6 +147,8 @@ pub struct Session {
     client_is_ipv4: bool,
     /// Nothing more is read.
     closed: bool,
+    /// A malformed command has been noted; one line in the log is enough.
+    malformed: bool,
     lines: Lines,
     reader: ReplyReader,
     treatment: Treatment,
@@ -165,6 +167,7 @@ impl Session {
         Self {
             client_is_ipv4,
             closed: false,
+            malformed: false,
             lines: Lines::default(),
             reader: ReplyReader::default(),
             treatment: Treatment::default(),
@@ -222,7 +225,7 @@ impl Session {
     /// Takes bytes of the server, all of them.
     pub fn from_server(&mut self, mut input: &[u8], actions: &mut impl Actions) {
         loop {
-            let withhold = self.queue.awaits_feat();
+            let withhold = self.queue.awaits_feat() || self.queue.awaits_passive_next();
             match self.reader.next(&mut input, withhold) {
                 Some(Piece::Begin(code)) => self.begin(code),
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
@@ -279,13 +282,17 @@ impl Session {
                 Expected::Transfer { started: false }
             }
             Command::Abor => Expected::Abor { optional: false },
-            Command::Empty => Expected::Empty,
+            // Some servers answer 500, some nothing: nobody could tell which reply is whose.
+            Command::Empty => return,
             Command::Stat => Expected::Stat,
             Command::Feat => Expected::Feat,
             Command::Auth => return self.answer(Local::NoAuth, actions),
             Command::Unsafe => return self.answer(Local::NotImplemented, actions),
             Command::Malformed => {
-                actions.note(Note::Malformed);
+                if !self.malformed {
+                    self.malformed = true;
+                    actions.note(Note::Malformed);
+                }
                 return self.answer(Local::Malformed, actions);
             }
             Command::Http => {
@@ -329,6 +336,8 @@ impl Session {
     fn begin(&mut self, code: Code) {
         self.treatment = match code.number() {
             227 | 229 => Treatment::Hold,
+            // No reply that means yes but 227 and 229 answers PASV or EPSV; clients look for an address in it.
+            200..=299 if self.queue.awaits_passive_next() => Treatment::Hold,
             211 if self.queue.awaits_feat() => Treatment::Filter { heading: true },
             _ => Treatment::Pass,
         };
@@ -365,7 +374,8 @@ impl Session {
     fn end(&mut self, code: Code, actions: &mut impl Actions) {
         let held = std::mem::take(&mut self.held);
         self.treatment = Treatment::Pass;
-        if code.is_passive() {
+        let yes = (200..=299).contains(&code.number());
+        if code.is_passive() || (yes && self.queue.awaits_passive_next()) {
             self.passive(code, &held, actions);
         } else if code.is_preliminary() {
             self.queue.preliminary();

@@ -1,5 +1,5 @@
 //! Which command the next reply answers. Replies come in the order of the commands (RFC 959 5.4), with
-//! the exceptions that live here: ABOR, STAT during a transfer, empty lines, and servers that lose one.
+//! the exceptions that live here: ABOR, STAT during a transfer, and servers that lose one.
 
 use std::collections::VecDeque;
 
@@ -36,8 +36,6 @@ pub enum Expected {
         /// May stay without a reply.
         optional: bool,
     },
-    /// An empty line: servers answer 500 or nothing.
-    Empty,
     /// STAT, answered at once even during a transfer (RFC 959 4.1.3).
     Stat,
     /// FEAT.
@@ -52,7 +50,7 @@ pub enum Expected {
 
 impl Expected {
     fn is_optional(self) -> bool {
-        matches!(self, Self::Empty | Self::Abor { optional: true })
+        self == Self::Abor { optional: true }
     }
 }
 
@@ -81,13 +79,24 @@ impl Queue {
 
     /// Whether the next reply answers FEAT.
     pub fn awaits_feat(&self) -> bool {
-        let next = self.entries.iter().find(|entry| !entry.is_optional());
-        next == Some(&Expected::Feat)
+        self.next_command() == Some(Expected::Feat)
+    }
+
+    /// Whether the next reply answers PASV or EPSV.
+    pub fn awaits_passive_next(&self) -> bool {
+        matches!(self.next_command(), Some(Expected::Passive(_)))
+    }
+
+    fn next_command(&self) -> Option<Expected> {
+        self.entries
+            .iter()
+            .copied()
+            .find(|entry| !entry.is_optional())
     }
 
     /// A 1yz has come: what it belongs to stays at the head.
     pub fn preliminary(&mut self) {
-        self.drop_unanswered(|_| false);
+        self.drop_unanswered(false);
         if let Some(Expected::Transfer { started }) = self.entries.front_mut() {
             *started = true;
         }
@@ -96,10 +105,7 @@ impl Queue {
     /// A final reply has come: what it answers leaves the queue. `None` where nothing waits for one.
     pub fn take(&mut self, code: Code) -> Option<Expected> {
         let number = code.number();
-        self.drop_unanswered(|head| match head {
-            Expected::Empty => number == 500,
-            _ => matches!(number, 225 | 226 | 500 | 502),
-        });
+        self.drop_unanswered(matches!(number, 225 | 226 | 500 | 502));
         match *self.entries.front()? {
             // A reply that nobody asked for, and a local one that waits for its end.
             Expected::Local(_) => None,
@@ -147,12 +153,13 @@ impl Queue {
         }
     }
 
-    /// Optional ones at the head that this reply cannot belong to, where it can belong to another.
-    fn drop_unanswered(&mut self, fits: impl Fn(Expected) -> bool) {
+    /// Drops an ABOR at the head that may stay without a reply, where this one does not fit it and can belong
+    /// to another command.
+    fn drop_unanswered(&mut self, fits: bool) {
         let local = |entry: &Expected| matches!(entry, Expected::Local(_));
         while let Some(&head) = self.entries.front() {
             let another = self.entries.iter().skip(1).any(|entry| !local(entry));
-            if !head.is_optional() || !another || fits(head) {
+            if !head.is_optional() || !another || fits {
                 return;
             }
             self.entries.pop_front();

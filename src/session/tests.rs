@@ -383,14 +383,32 @@ fn stat_during_a_transfer_keeps_step() {
 }
 
 #[test]
-fn empty_lines_take_none_or_one() {
-    for replies in ["500 what\r\n200 ok\r\n", "200 ok\r\n"] {
-        let played = play(&[s(HI), c("\r\nNOOP\r\n"), s(replies), c("AUTH TLS\r\n")]);
-        assert_eq!(played.server, "\r\nNOOP\r\n");
-        assert!(
-            played
-                .client
-                .ends_with("200 ok\r\n502 AUTH is not available.\r\n")
+fn empty_lines_go_nowhere() {
+    let played = play(&[
+        s(HI),
+        c("\r\n\nFOO\r\n  \r\n"),
+        C(b"\xff\xfd\n"),
+        s("500 what\r\n"),
+        c("AUTH TLS\r\n"),
+    ]);
+    assert_eq!(played.server, "FOO\r\n");
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n500 what\r\n502 AUTH is not available.\r\n"
+    );
+}
+
+#[test]
+fn no_other_yes_answers_a_passive_command() {
+    for reply in [
+        "200 Entering Passive Mode (10,0,0,9,120,57)\r\n",
+        "228 x (10,0,0,9,120,57)\r\n",
+        "230-x\r\n227 x (10,0,0,9,120,57)\r\n230 ok\r\n",
+    ] {
+        let played = play(&[s(HI), c("PASV\r\nNOOP\r\n"), s(reply), s("200 ok\r\n")]);
+        assert_eq!(
+            played.client,
+            "220 Hi\r\n425 Can't open data connection.\r\n200 ok\r\n"
         );
     }
 }

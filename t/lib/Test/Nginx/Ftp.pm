@@ -241,7 +241,8 @@ sub plain {
 
 # A whole nginx.conf around the content of its stream block.
 #   main => lines for the main context, workers => how many (2),
-#   connections => worker_connections, level => of error_log (info)
+#   connections => worker_connections, level => of error_log (info),
+#   daemon => whether nginx leaves its parent, which an upgrade needs
 sub conf {
     my ($self, $stream, %arg) = @_;
 
@@ -249,10 +250,11 @@ sub conf {
     my $connections = $arg{connections} // 1024;
     my $level = $arg{level} // 'info';
     my $main = $arg{main} // '';
+    my $daemon = $arg{daemon} ? 'on' : 'off';
     my $user = $> == 0 ? 'user root;' : '';
 
     my $head = $self->globals . <<"END";
-daemon off;
+daemon $daemon;
 $user
 worker_processes $workers;
 pid nginx.pid;
@@ -321,6 +323,14 @@ sub run {
 
     $self->{master} = $pid;
 
+    if ($arg{daemon}) {
+        waitpid $pid, 0;
+        $self->{daemon} = 1;
+        $self->wait_for('a pid file', sub {
+            ($self->{master}) = $self->read_file('nginx.pid') =~ /^(\d+)$/;
+        });
+    }
+
     my $started = $self->wait_for('nginx to start', sub {
         return -s "$self->{dir}/nginx.pid"
             && $self->workers == ($arg{workers} // 2)
@@ -347,15 +357,46 @@ sub reload {
     kill HUP => $self->{master};
 
     $self->wait_for('the old workers to leave', sub {
-        my %left = map { /#(\d+): gracefully shutting down/ ? ($1 => 1) : () }
-            $self->lines(qr/gracefully shutting down/);
-
-        return !grep { !$left{$_} } @old;
+        $self->_left(@old);
     }) or die "nginx did not reload\n";
 
     my %old = map { $_ => 1 } @old;
 
     return grep { !$old{$_} } $self->workers;
+}
+
+# A binary upgrade: a second master with workers of its own.  Comes back when
+# the workers of the first have closed their listening sockets.
+sub upgrade {
+    my ($self) = @_;
+
+    my @old = $self->workers;
+
+    kill USR2 => $self->{master};
+
+    $self->wait_for('a new master', sub {
+        my ($pid) = $self->read_file('nginx.pid') =~ /^(\d+)$/ or return 0;
+        return 0 if $pid == $self->{master};
+
+        $self->{second} = $pid;
+        return $self->workers == 2 * @old;
+    }) or die "no new master\n";
+
+    kill WINCH => $self->{master};
+
+    $self->wait_for('the old workers to leave', sub { $self->_left(@old) });
+
+    return;
+}
+
+# Whether these workers are on their way out.
+sub _left {
+    my ($self, @workers) = @_;
+
+    my %left = map { /#(\d+): gracefully shutting down/ ? ($1 => 1) : () }
+        $self->lines(qr/gracefully shutting down/);
+
+    return !grep { !$left{$_} } @workers;
 }
 
 # Kills a worker and waits for the next one; returns that.
@@ -384,7 +425,8 @@ sub workers {
 
     return grep {
         my ($state, $parent) = _stat($_);
-        $parent == $self->{master} && $state ne 'Z';
+        $state ne 'Z' && ($parent == ($self->{master} // 0)
+            || $parent == ($self->{second} // 0));
     } sort { $a <=> $b } keys %started;
 }
 
@@ -495,6 +537,18 @@ sub _end {
 
     my $until = time + $seconds;
 
+    # the second master is a child of the first
+    if ($self->{second}) {
+        kill $signal => $self->{second};
+
+        while ((_stat($self->{second}))[0] ne 'Z') {
+            return 0 if time > $until;
+            select undef, undef, undef, 0.01;
+        }
+
+        delete $self->{second};
+    }
+
     kill $signal => $self->{master};
 
     until ($self->_is_gone) {
@@ -510,7 +564,11 @@ sub _is_gone {
     my ($self) = @_;
 
     return 1 unless $self->{master};
-    return 0 if waitpid($self->{master}, WNOHANG) == 0;
+
+    # a daemon is no child of the test
+    return 0 if $self->{daemon}
+        ? (_stat($self->{master}))[0] ne 'Z'
+        : waitpid($self->{master}, WNOHANG) == 0;
 
     delete $self->{master};
 
@@ -541,6 +599,17 @@ sub wait_log {
     });
 
     return $lines[-1];
+}
+
+# Runs the code and waits for one line more that matches.
+sub new_log {
+    my ($self, $pattern, $code) = @_;
+
+    my $before = $self->lines($pattern);
+
+    $code->();
+
+    return $self->wait_log($pattern, $before + 1);
 }
 
 # Waits for that many lines of another log (access.log) and returns them.

@@ -50,6 +50,17 @@ sub connect {
     return $self;
 }
 
+# Asks for a connection and does not wait for it.
+sub start {
+    my ($class, %arg) = @_;
+
+    socket my $socket, AF_INET, SOCK_STREAM, 0 or die "no socket: $!\n";
+    IO::Handle::blocking($socket, 0);
+    CORE::connect $socket, _pack(AF_INET, $arg{port}, '127.0.0.1');
+
+    return $class->SUPER::new($socket);
+}
+
 sub _pack {
     my ($family, $port, $addr) = @_;
 

@@ -22,6 +22,9 @@ use Time::HiRes qw(time);
 our $DEADLINE = $ENV{TEST_NGINX_DEADLINE}
     || ($ENV{TEST_NGINX_VALGRIND} ? 60 : 20);
 
+# A test that expects broken connections wants no remarks about them.
+our $QUIET;
+
 my @all;
 
 sub new {
@@ -96,7 +99,7 @@ sub write {
 
         if ($n == 0) {
             if (!$self->_wait(write => $until)) {
-                Test::More::diag(length($bytes) . ' bytes could not be sent');
+                _remark(length($bytes) . ' bytes could not be sent');
                 return 0;
             }
             next;
@@ -130,7 +133,7 @@ sub taken {
 
     until ($self->is_taken) {
         if (time > $until) {
-            Test::More::diag('the peer did not read what was sent');
+            _remark('the peer did not read what was sent');
             return 0;
         }
         select undef, undef, undef, 0.001;
@@ -322,7 +325,7 @@ sub rest {
 
     1 while $self->fill($until);
 
-    Test::More::diag('the connection did not end') unless $self->{end};
+    _remark('the connection did not end') unless $self->{end};
 
     my $in = $self->{in};
     $self->{in} = '';
@@ -375,7 +378,7 @@ sub pump {
         $to->{in} = '';
 
         if ($to->{end} || time > $until) {
-            Test::More::diag('pump: ' . ($to->{end} || 'deadline'));
+            _remark('pump: ' . ($to->{end} || 'deadline'));
             last;
         }
     }
@@ -406,10 +409,16 @@ sub close {
     return CORE::close $socket;
 }
 
+sub _remark {
+    my ($text) = @_;
+
+    Test::More::diag($text) unless $QUIET;
+}
+
 sub _short {
     my ($self, $what) = @_;
 
-    Test::More::diag("no $what: " . ($self->{end} || 'deadline'));
+    _remark("missing $what: " . ($self->{end} || 'deadline'));
 
     my $in = $self->{in};
     $self->{in} = '';

@@ -17,7 +17,7 @@ use Test::More ();
 use Test::Nginx::FtpConn;
 
 # addr => where to listen (127.0.0.1), path => a unix socket instead,
-# rcvbuf => receive buffer of the accepted connections
+# rcvbuf => receive buffer of the accepted connections, backlog => of listen()
 sub new {
     my ($class, %arg) = @_;
 
@@ -25,7 +25,7 @@ sub new {
     my $socket;
 
     if ($arg{path}) {
-        $socket = IO::Socket::UNIX->new(Local => $arg{path}, Listen => 128);
+        $socket = IO::Socket::UNIX->new(Local => $arg{path}, Listen => SOMAXCONN);
 
     } else {
         my @options = $arg{rcvbuf}
@@ -37,7 +37,7 @@ sub new {
             LocalHost => $addr,
             LocalPort => $arg{port} // 0,
             Type      => Socket::SOCK_STREAM(),
-            Listen    => SOMAXCONN,
+            Listen    => $arg{backlog} // SOMAXCONN,
             ReuseAddr => 1,
             @options,
         );
