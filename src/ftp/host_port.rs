@@ -1,7 +1,6 @@
 //! Addresses as FTP writes them: the host-port of PORT and 227 (RFC 959 5.3.2) and the
 //! delimited form of EPRT and 229 (RFC 2428). It decides on no address: it only reads and writes.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
@@ -52,12 +51,34 @@ impl HostPort {
     }
 }
 
-/// `(h1,h2,h3,h4,p1,p2)`: the form that every client and firewall understands.
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl HostPort {
+    /// Writes `(h1,h2,h3,h4,p1,p2)`: the form that every client and firewall understands.
+    pub fn write(&self, out: &mut Vec<u8>) {
         let [h1, h2, h3, h4] = self.host.octets();
         let [p1, p2] = self.port.to_be_bytes();
-        write!(f, "({h1},{h2},{h3},{h4},{p1},{p2})")
+        let mut before = b'(';
+        for number in [h1, h2, h3, h4, p1, p2] {
+            out.push(before);
+            write_decimal(number.into(), out);
+            before = b',';
+        }
+        out.push(b')');
+    }
+}
+
+/// A number as FTP writes them. By hand, for it is done for every transfer.
+pub fn write_decimal(number: u16, out: &mut Vec<u8>) {
+    let mut left = number;
+    let mut divisor = 10_000;
+    let mut begun = false;
+    while divisor > 0 {
+        let digit = left / divisor;
+        begun |= digit > 0 || divisor == 1;
+        if begun {
+            out.push(b'0'.wrapping_add(digit as u8));
+        }
+        left %= divisor;
+        divisor /= 10;
     }
 }
 
@@ -205,7 +226,10 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Option<String> {
-        HostPort::find(text.as_bytes()).map(|(host_port, _)| host_port.to_string())
+        let (host_port, _) = HostPort::find(text.as_bytes())?;
+        let mut out = Vec::new();
+        host_port.write(&mut out);
+        String::from_utf8(out).ok()
     }
 
     #[test]
@@ -220,6 +244,15 @@ mod tests {
             "256,1,1,1,1,1 but (10,0,0,5,195,80)",
         ] {
             assert_eq!(found(text).as_deref(), Some("(10,0,0,5,195,80)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_are_read() {
+        for number in (0..=u16::MAX).step_by(7).chain([9, 10, 99, 100, 65535]) {
+            let mut out = Vec::new();
+            write_decimal(number, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
     }
 

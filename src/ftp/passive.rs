@@ -1,11 +1,10 @@
 //! The replies 227 (RFC 959 4.2) and 229 (RFC 2428 3): read as the server writes them, written anew
 //! with the proxy's address. The server's own words around the numbers stay.
 
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
-use super::host_port::{HostPort, find_extended, shows_an_address};
+use super::host_port::{HostPort, find_extended, shows_an_address, write_decimal};
 
 /// The endpoint a server announces, and the line it announced it in.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,15 +46,19 @@ impl<'a> PassiveReply<'a> {
 
     /// One clean 227 line that announces `proxy`.
     pub fn write_227(&self, proxy: HostPort, out: &mut Vec<u8>) {
-        self.write("227", format_args!("{proxy}"), out);
+        self.write(b"227 ", out, |out| proxy.write(out));
     }
 
     /// One clean 229 line that announces `port` of the proxy.
     pub fn write_229(&self, port: u16, out: &mut Vec<u8>) {
-        self.write("229", format_args!("(|||{port}|)"), out);
+        self.write(b"229 ", out, |out| {
+            out.extend_from_slice(b"(|||");
+            write_decimal(port, out);
+            out.extend_from_slice(b"|)");
+        });
     }
 
-    fn write(&self, code: &str, announced: std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
+    fn write(&self, code: &[u8], out: &mut Vec<u8>, announce: impl FnOnce(&mut Vec<u8>)) {
         let (before, after) = self.around();
         let told = |words: &[u8]| shows_an_address(words) || tells_too_much(words, self.port);
         let (before, after) = if told(before) || told(after) {
@@ -63,12 +66,11 @@ impl<'a> PassiveReply<'a> {
         } else {
             (before, after)
         };
-        let written = write!(out, "{code} ")
-            .and_then(|()| out.write_all(before))
-            .and_then(|()| out.write_fmt(announced))
-            .and_then(|()| out.write_all(after))
-            .and_then(|()| out.write_all(b"\r\n"));
-        debug_assert!(written.is_ok(), "a Vec takes what is written");
+        out.extend_from_slice(code);
+        out.extend_from_slice(before);
+        announce(out);
+        out.extend_from_slice(after);
+        out.extend_from_slice(b"\r\n");
     }
 
     /// The words before and after the numbers, without parentheses that enclose these.
@@ -105,7 +107,6 @@ fn without_code(line: &[u8]) -> &[u8] {
 /// Words that may name an address or the port once more, in whatever form, or that clients may read in
 /// more than one way.
 fn tells_too_much(words: &[u8], port: u16) -> bool {
-    let port = port.to_string();
     let mut numbers = words
         .split(|byte| !byte.is_ascii_digit())
         .filter(|number| !number.is_empty());
@@ -114,7 +115,14 @@ fn tells_too_much(words: &[u8], port: u16) -> bool {
         .any(|byte| byte.is_ascii_control() || *byte == 0xff)
         || words.windows(2).any(|pair| matches!(pair, b"::" | b"||"))
         || numbers.clone().count() > 3
-        || numbers.any(|number| number.len() > 5 || number == port.as_bytes())
+        || numbers.any(|number| number.len() > 5 || value(number) == u32::from(port))
+}
+
+/// The value of five digits at most.
+fn value(digits: &[u8]) -> u32 {
+    digits.iter().fold(0, |value, digit| {
+        value * 10 + u32::from(digit.wrapping_sub(b'0'))
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ptr;
 
 use libc::{AF_INET, AF_INET6, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t};
-use nginx_sys::{ngx_addr_t, ngx_pcalloc, ngx_pnalloc, ngx_pool_t, ngx_str_t, sockaddr};
+use nginx_sys::{
+    ngx_addr_t, ngx_pcalloc, ngx_pnalloc, ngx_pool_t, ngx_sock_ntop, ngx_str_t, sockaddr,
+};
 
 /// The address as it is; `None` for families without ports.
 ///
@@ -63,6 +65,9 @@ pub fn write(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
     (storage, length as socklen_t)
 }
 
+/// Bytes of the longest text: an IPv6 address in brackets, with its port.
+const MAX_TEXT: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535".len();
+
 /// The address with its text, in memory of the pool; null where there is none.
 ///
 /// # Safety
@@ -70,22 +75,24 @@ pub fn write(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
 /// `pool` is alive.
 pub unsafe fn in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> *mut ngx_addr_t {
     let (storage, length) = write(address);
-    let text = address.to_string();
-    // SAFETY: each piece of memory has the size of what is written there.
+    // SAFETY: each piece of memory has the size of what is written there; a storage is as large as any
+    // address.
     unsafe {
         let addr = ngx_pcalloc(pool, size_of::<ngx_addr_t>()).cast::<ngx_addr_t>();
-        let sockaddr = ngx_pcalloc(pool, size_of::<sockaddr_storage>()).cast::<sockaddr_storage>();
-        let name = ngx_pnalloc(pool, text.len()).cast::<u8>();
-        if addr.is_null() || sockaddr.is_null() || name.is_null() {
+        let sockaddr = ngx_pcalloc(pool, length as usize).cast::<sockaddr>();
+        let text = ngx_pnalloc(pool, MAX_TEXT).cast::<u8>();
+        if addr.is_null() || sockaddr.is_null() || text.is_null() {
             return ptr::null_mut();
         }
-        sockaddr.write(storage);
-        name.copy_from_nonoverlapping(text.as_ptr(), text.len());
-        (*addr).sockaddr = sockaddr.cast();
+        let bytes = (&raw const storage).cast::<u8>();
+        sockaddr
+            .cast::<u8>()
+            .copy_from_nonoverlapping(bytes, length as usize);
+        (*addr).sockaddr = sockaddr;
         (*addr).socklen = length;
         (*addr).name = ngx_str_t {
-            len: text.len(),
-            data: name,
+            len: ngx_sock_ntop(sockaddr, length, text, MAX_TEXT, 1),
+            data: text,
         };
         addr
     }

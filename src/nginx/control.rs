@@ -7,7 +7,8 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::{fmt, ptr, slice};
+use std::ptr::{self, NonNull};
+use std::{fmt, slice};
 
 use libc::{SO_OOBINLINE, SOL_SOCKET};
 use nginx_sys::{
@@ -23,11 +24,11 @@ use super::conf::{SrvConf, ipv4};
 use super::context::{self, Context};
 use super::guard::guarded;
 use super::output::Output;
-use super::zone::{self, Reclaimed, Zone};
+use super::zone::{self, Reclaimed, Words, Zone};
 use super::{address, socket, stock};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
-use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Ticket};
+use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Table, Ticket};
 use crate::session::{Actions, Mode, Note, Passive, Session, Unavailable};
 
 /// Data connections of one session that are looked after at the same time; more are only a client's
@@ -47,7 +48,9 @@ pub struct Control {
 /// Buffers of the proxy that are not taken in full.
 #[derive(Default)]
 struct Input {
-    bufs: VecDeque<*mut ngx_buf_t>,
+    /// The oldest; most often the only one, and then nothing is allocated.
+    first: Option<NonNull<ngx_buf_t>>,
+    more: VecDeque<NonNull<ngx_buf_t>>,
     /// The stream ends behind them.
     last: bool,
 }
@@ -67,6 +70,8 @@ struct Outside {
     /// Earlier reservations whose data connection may still be open.
     earlier: VecDeque<Ticket>,
     closing: bool,
+    /// The proxy puts a PROXY protocol header before the client's first bytes.
+    proxy_protocol: bool,
 }
 
 // --- the filter ---
@@ -119,7 +124,7 @@ unsafe extern "C" fn filter(
         };
         let log = (*(*s).connection).log;
         guarded(log, NGX_ERROR as ngx_int_t, || {
-            control.watch_timeout();
+            control.meet_proxy();
             let done = match from_upstream {
                 0 => control.client_bytes(chain),
                 _ => control.server_bytes(chain),
@@ -178,6 +183,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 mode: None,
                 earlier: VecDeque::new(),
                 closing: false,
+                proxy_protocol: false,
             },
             from_client: Input::default(),
             from_server: Input::default(),
@@ -250,7 +256,7 @@ impl Control {
     /// Tells the proxy, which sees only `buffered`, that there is more for the server: or it would take the
     /// client's FIN for the end.
     unsafe fn mark_held(&mut self) {
-        let held = !self.from_client.bufs.is_empty() || self.from_client.last;
+        let held = self.from_client.first.is_some() || self.from_client.last;
         // SAFETY: the upstream is connected.
         unsafe {
             if let Some(pc) = self.outside.upstream_connection().as_mut() {
@@ -263,7 +269,7 @@ impl Control {
     unsafe fn take_client_bytes(&mut self) -> Result<(), Ended> {
         // SAFETY: the proxy's buffers stay as they are until `pos` reaches `last`.
         unsafe {
-            while let Some(&buf) = self.from_client.bufs.front() {
+            while let Some(buf) = self.from_client.front() {
                 if self.outside.is_full() {
                     self.outside.send_to_client(false)?;
                     self.outside.send_to_server(false)?;
@@ -286,7 +292,7 @@ impl Control {
                 };
                 (*buf).pos = (*buf).pos.add(taken);
                 if (*buf).pos == (*buf).last {
-                    self.from_client.bufs.pop_front();
+                    self.from_client.pop();
                 } else if taken == 0 {
                     break;
                 }
@@ -301,7 +307,7 @@ impl Control {
         unsafe {
             self.from_server.append(chain);
             self.outside.send_to_client(false)?;
-            while let Some(&buf) = self.from_server.bufs.front() {
+            while let Some(buf) = self.from_server.front() {
                 if self.outside.to_client.is_full() {
                     self.outside.send_to_client(false)?;
                     if self.outside.to_client.is_full() {
@@ -311,7 +317,7 @@ impl Control {
                 let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
                 self.machine.from_server(bytes, &mut self.outside);
                 (*buf).pos = (*buf).last;
-                self.from_server.bufs.pop_front();
+                self.from_server.pop();
             }
             let ended = self.from_server.ends_now();
             if ended {
@@ -326,7 +332,7 @@ impl Control {
     /// The client's bytes that waited for the server, or for the client to read, may be taken now: the
     /// proxy comes back for them when the server's socket is writable.
     unsafe fn wake_client_side(&mut self) {
-        let waiting = !self.from_client.bufs.is_empty() || self.from_client.last;
+        let waiting = self.from_client.first.is_some() || self.from_client.last;
         if waiting && self.machine.takes_commands() && !self.outside.is_full() {
             // SAFETY: the upstream is connected.
             unsafe {
@@ -338,8 +344,9 @@ impl Control {
         }
     }
 
-    /// Puts our handler before the proxy's where `proxy_timeout` ends the session.
-    unsafe fn watch_timeout(&mut self) {
+    /// The first bytes come through: looks at the proxy's settings, and puts our handler before its own where
+    /// `proxy_timeout` ends the session.
+    unsafe fn meet_proxy(&mut self) {
         if self.timeout_handler.is_some() {
             return;
         }
@@ -347,6 +354,7 @@ impl Control {
         unsafe {
             let write = (*(*self.outside.s).connection).write;
             self.timeout_handler = Some((*write).handler);
+            self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
             (*write).handler = Some(on_client_write);
         }
     }
@@ -393,21 +401,37 @@ impl Input {
         unsafe {
             while let Some(link) = chain.as_ref() {
                 if remaining(link.buf) > 0 {
-                    self.bufs.push_back(link.buf);
+                    self.push(link.buf);
                 }
                 self.last |= (*link.buf).last_buf() == 1;
                 chain = link.next;
             }
         }
-        if self.bufs.is_empty() {
+    }
+
+    fn push(&mut self, buf: *mut ngx_buf_t) {
+        let buf = NonNull::new(buf);
+        match self.first {
+            None => self.first = buf,
+            Some(_) => self.more.extend(buf),
+        }
+    }
+
+    fn front(&self) -> Option<*mut ngx_buf_t> {
+        self.first.map(NonNull::as_ptr)
+    }
+
+    fn pop(&mut self) {
+        self.first = self.more.pop_front();
+        if self.first.is_none() {
             // Idle sessions keep no memory.
-            self.bufs = VecDeque::new();
+            self.more = VecDeque::new();
         }
     }
 
     /// Whether the end of the stream has come and everything before it is taken; true once.
     fn ends_now(&mut self) -> bool {
-        let ends = self.last && self.bufs.is_empty();
+        let ends = self.last && self.first.is_none();
         self.last &= !ends;
         ends
     }
@@ -478,7 +502,7 @@ impl Outside {
         };
         // SAFETY: the upstream is connected.
         unsafe {
-            !stock::sends_proxy_protocol(self.s)
+            !self.proxy_protocol
                 || within(&raw const (*self.upstream()).downstream_buf)
                 || within((*(*self.s).connection).buffer)
         }
@@ -670,20 +694,27 @@ impl Outside {
                 path: passive.transfer.map_or(b"", |transfer| transfer.path),
             };
             let mut reclaimed = Reclaimed::default();
-            let reserved = zone.with(|table| {
-                table.reserve(
+            let old = self.current.take();
+            let done = zone.with(|table| {
+                let given_back = old.map(|old| GivenBack::to(table, old.ticket));
+                let reserved = table.reserve(
                     zone::now(),
                     &request,
                     zone.ports(),
                     &mut || zone::random(log),
                     &mut zone::is_dead,
                     &mut |reservation| reclaimed.push(reservation),
-                )
+                );
+                (given_back, reserved)
             });
+            let (given_back, reserved) = done?;
+            if let Some(given_back) = given_back {
+                self.note_given_back(given_back);
+            }
             reclaimed.log(log);
             let name = &zone.name;
             let whom = Whom(client);
-            match reserved? {
+            match reserved {
                 Ok(reserved) => {
                     let port = reserved.port;
                     self.current = Some(reserved);
@@ -713,6 +744,43 @@ impl Outside {
                     None
                 }
             }
+        }
+    }
+}
+
+/// What became of a reservation that its control session does not want any more.
+enum GivenBack {
+    /// It waited on this port, which is free now.
+    Released(u16),
+    /// A data connection has it.
+    Taken(Ticket),
+    /// It was gone.
+    Gone,
+}
+
+impl GivenBack {
+    fn to(table: &mut Table<Words>, ticket: Ticket) -> Self {
+        match table.release(zone::now(), ticket) {
+            Some(port) => Self::Released(port),
+            None if table.is_taken(ticket) => Self::Taken(ticket),
+            None => Self::Gone,
+        }
+    }
+}
+
+impl Outside {
+    fn note_given_back(&mut self, given_back: GivenBack) {
+        match given_back {
+            GivenBack::Released(port) => {
+                ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
+            }
+            GivenBack::Taken(ticket) => {
+                if self.earlier.len() == MAX_TAKEN {
+                    self.earlier.pop_front();
+                }
+                self.earlier.push_back(ticket);
+            }
+            GivenBack::Gone => {}
         }
     }
 }
@@ -748,30 +816,21 @@ impl Actions for Outside {
     }
 
     fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
-        self.release();
         self.mode = Some(passive.mode);
         // SAFETY: replies come from a connected upstream.
-        unsafe { self.reserve_port(&passive) }.ok_or(Unavailable)
+        let reserved = unsafe { self.reserve_port(&passive) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
     }
 
     fn release(&mut self) {
         let (Some(zone), Some(reserved)) = (self.zone(), self.current.take()) else {
             return;
         };
-        let (port, taken) = zone
-            .with(|table| {
-                let port = table.release(zone::now(), reserved.ticket);
-                (port, table.is_taken(reserved.ticket))
-            })
-            .unwrap_or((None, false));
-        if let Some(port) = port {
-            ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
-        }
-        if taken {
-            if self.earlier.len() == MAX_TAKEN {
-                self.earlier.pop_front();
-            }
-            self.earlier.push_back(reserved.ticket);
+        if let Some(given_back) = zone.with(|table| GivenBack::to(table, reserved.ticket)) {
+            self.note_given_back(given_back);
         }
     }
 

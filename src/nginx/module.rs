@@ -213,6 +213,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
 unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     // SAFETY: nginx's cycle.
     guarded(unsafe { (*cycle).log }, (), || {
+        zone::become_worker();
         // SAFETY: this is a worker, before it accepts anything.
         unsafe { zone::reclaim_all(cycle) }
     });

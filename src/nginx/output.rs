@@ -14,6 +14,9 @@ use super::control;
 /// much memory and not all there is.
 pub const LIMIT: usize = 16_384;
 
+/// Bytes that a batch has room for at first.
+const FIRST_BATCH: usize = 256;
+
 /// What goes to one side.
 pub struct Output {
     from_upstream: ngx_uint_t,
@@ -37,6 +40,10 @@ impl Output {
 
     /// Adds to the batch.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.batch.capacity() == 0 {
+            // One allocation does for most replies.
+            self.batch.reserve(bytes.len().max(FIRST_BATCH));
+        }
         self.batch.extend_from_slice(bytes);
     }
 

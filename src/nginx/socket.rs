@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
 use nginx_sys::{
-    NGX_LOG_NOTICE, ngx_connection_t, ngx_cycle_t, ngx_listening_t, ngx_log_t,
-    ngx_stream_init_connection, ngx_stream_port_t,
+    NGX_LOG_NOTICE, NGX_OK, ngx_connection_local_sockaddr, ngx_connection_t, ngx_cycle_t,
+    ngx_int_t, ngx_listening_t, ngx_log_t, ngx_stream_init_connection, ngx_stream_port_t,
 };
 use ngx::ngx_log_error;
 
@@ -28,14 +28,19 @@ pub unsafe fn peer(c: *mut ngx_connection_t) -> Option<SocketAddr> {
     unsafe { ask(|place, length| libc::getpeername((*c).fd, place, length)) }
 }
 
-/// Where the socket itself is, also behind a wildcard listener.
+/// Where the socket itself is, also behind a wildcard listener. nginx asks the kernel once.
 ///
 /// # Safety
 ///
 /// `c` is an open connection.
 pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
-    // SAFETY: `getsockname` fills what it is given.
-    unsafe { ask(|place, length| libc::getsockname((*c).fd, place, length)) }
+    // SAFETY: nginx keeps the answer in the connection's pool.
+    unsafe {
+        match ngx_connection_local_sockaddr(c, std::ptr::null_mut(), 0) == NGX_OK as ngx_int_t {
+            true => address::read((*c).local_sockaddr),
+            false => None,
+        }
+    }
 }
 
 /// What the client dialled: the original destination of a redirected connection, or else where it arrived.

@@ -1,6 +1,7 @@
 //! The shared memory zone of the reservations: made, kept over a reload, locked, and cleared of workers
 //! that are gone. What stands in it is `ports`' business.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::fs;
 use std::ops::RangeInclusive;
@@ -222,17 +223,19 @@ pub fn now() -> Msec {
     unsafe { ngx_current_msec as Msec }
 }
 
-/// This worker: its pid, and when it started, for pids are used again.
+static WORKER: AtomicU64 = AtomicU64::new(0);
+
+/// This process: its pid, and when it started, for pids are used again.
 pub fn this_worker() -> Owner {
-    static WORKER: AtomicU64 = AtomicU64::new(0);
+    Owner(WORKER.load(Ordering::Relaxed))
+}
+
+/// A process begins to be a worker.
+pub fn become_worker() {
     let pid = std::process::id();
-    let known = WORKER.load(Ordering::Relaxed);
-    if known >> 32 == u64::from(pid) {
-        return Owner(known);
-    }
     let worker = u64::from(pid) << 32 | u64::from(started(pid).unwrap_or(0));
     WORKER.store(worker, Ordering::Relaxed);
-    Owner(worker)
+    forget_random();
 }
 
 /// Whether no process has the owner's pid: cheap enough for every reservation.
@@ -264,14 +267,32 @@ fn started(pid: u32) -> Option<u32> {
     Some(ticks as u32)
 }
 
-/// Numbers that nobody can guess, for ports and session ids.
+thread_local! {
+    /// Random numbers in store, for a system call costs more than all else about a port.
+    static STORE: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Drops what a parent process has left: two workers must not draw the same numbers.
+fn forget_random() {
+    STORE.with(RefCell::take);
+}
+
+/// A number that nobody can guess, for ports and session ids.
 pub fn random(log: *mut ngx_log_t) -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: the buffer has the length that is told. 8 bytes are never given in part.
-    let given = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if given != bytes.len() as isize {
-        ngx_log_error!(NGX_LOG_ALERT, log, "getrandom() failed");
-        return now() ^ u64::from(std::process::id()) << 32;
-    }
-    u64::from_ne_bytes(bytes)
+    STORE.with(|store| {
+        let mut store = store.borrow_mut();
+        if let Some(number) = store.pop() {
+            return number;
+        }
+        let mut bytes = [0u8; 256];
+        // SAFETY: the buffer has the length that is told. 256 bytes are never given in part.
+        let given = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if given != bytes.len() as isize {
+            ngx_log_error!(NGX_LOG_ALERT, log, "getrandom() failed");
+            return now() ^ u64::from(std::process::id()) << 32;
+        }
+        let (numbers, _) = bytes.as_chunks();
+        store.extend(numbers.iter().map(|number| u64::from_ne_bytes(*number)));
+        store.pop().unwrap_or_default()
+    })
 }
