@@ -141,6 +141,7 @@ peer_server() {
 
 need_perl() { need_packages perl; }
 need_clients() { need_packages perl curl lftp tnftp python3 python3-pyftpdlib; }
+need_firewall() { need_packages iproute2 nftables iptables; }
 
 # free_ports first last: nobody listens on any of them (on any address).
 free_ports() {

@@ -70,6 +70,8 @@ struct Outside {
     /// Earlier reservations whose data connection may still be open.
     earlier: VecDeque<Ticket>,
     closing: bool,
+    /// The server that the client dialled, of a transparent control server.
+    destination: Option<SocketAddr>,
     /// The proxy puts a PROXY protocol header before the client's first bytes.
     proxy_protocol: bool,
 }
@@ -156,7 +158,11 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
     // SAFETY: the caller's promise.
     unsafe {
         let c = (*s).connection;
-        if conf.original_dst() && socket::original_destination(c).is_none() {
+        let destination = match conf.original_dst() {
+            true => socket::original_destination(c),
+            false => None,
+        };
+        if conf.original_dst() && destination.is_none() {
             ngx_log_error!(
                 NGX_LOG_INFO,
                 (*c).log,
@@ -183,6 +189,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 mode: None,
                 earlier: VecDeque::new(),
                 closing: false,
+                destination,
                 proxy_protocol: false,
             },
             from_client: Input::default(),
@@ -210,6 +217,11 @@ impl Control {
     /// The last data port given to the client.
     pub fn data_port(&self) -> Option<u16> {
         self.outside.port
+    }
+
+    /// The server that the client dialled, of a transparent control server.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.outside.destination
     }
 
     /// How it was asked for.
@@ -622,8 +634,8 @@ impl Outside {
                     let text = str::from_utf8(header.dst_addr.as_bytes()).ok()?;
                     text.parse::<IpAddr>().ok().map(|ip| Host::new(ip, 0))
                 }
-                _ if self.conf().original_dst() => {
-                    socket::dialled(c).map(|dialled| Host::from_socket(&dialled))
+                _ if self.destination.is_some() => {
+                    self.destination.map(|dialled| Host::from_socket(&dialled))
                 }
                 _ => socket::local(c).map(|local| Host::from_socket(&local)),
             };

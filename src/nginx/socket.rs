@@ -63,7 +63,7 @@ pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
     }
 }
 
-/// The server that the client meant, if it is not this machine: connecting there would be a loop.
+/// The server that the client meant, if it is another machine: connecting to this one would be a loop.
 ///
 /// # Safety
 ///
@@ -71,25 +71,65 @@ pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
 pub unsafe fn original_destination(c: *mut ngx_connection_t) -> Option<SocketAddr> {
     // SAFETY: the caller's promise.
     let dialled = unsafe { dialled(c) }?;
-    let host = Host::from_socket(&dialled);
-    let here = host.ip().is_loopback() || host.ip().is_unspecified() || is_own(host.ip());
-    (!here).then(|| SocketAddr::new(host.ip(), dialled.port()))
+    let ip = Host::from_socket(&dialled).ip();
+    is_elsewhere(ip).then(|| SocketAddr::new(ip, dialled.port()))
 }
 
-/// Whether an interface of this machine has the address; yes where the kernel does not tell.
-fn is_own(ip: IpAddr) -> bool {
-    let mut list = std::ptr::null_mut();
-    // SAFETY: the kernel's list is followed to its end and given back.
-    unsafe {
-        if libc::getifaddrs(&raw mut list) != 0 {
-            return true;
+/// Whether the kernel routes the address to another machine. An address can be this one's without being on an
+/// interface, so it is the route that is asked for (RTM_GETROUTE, rtnetlink(7)); no where there is no answer.
+fn is_elsewhere(ip: IpAddr) -> bool {
+    const UNICAST: u8 = 1;
+    // The answer is a header of 16 bytes, and a route whose eighth byte is its type.
+    const TYPE: usize = 16 + 7;
+    let question = route_question(ip);
+    let mut answer = [0u8; 512];
+    // SAFETY: the buffers have the lengths that are told; the socket is closed.
+    let got = unsafe {
+        let fd = libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            libc::NETLINK_ROUTE,
+        );
+        if fd < 0 {
+            return false;
         }
-        let own = std::iter::successors(list.as_ref(), |entry| entry.ifa_next.as_ref())
-            .filter_map(|entry| address::read(entry.ifa_addr.cast()))
-            .any(|address| address.ip() == ip);
-        libc::freeifaddrs(list);
-        own
-    }
+        let sent = libc::send(fd, question.as_ptr().cast(), question.len(), 0);
+        let got = match sent {
+            -1 => -1,
+            _ => libc::recv(
+                fd,
+                answer.as_mut_ptr().cast(),
+                answer.len(),
+                libc::MSG_DONTWAIT,
+            ),
+        };
+        libc::close(fd);
+        got
+    };
+    let is_route = answer.get(4..6) == Some(&libc::RTM_NEWROUTE.to_ne_bytes());
+    got > TYPE as isize && is_route && answer.get(TYPE) == Some(&UNICAST)
+}
+
+/// RTM_GETROUTE for one address: message header, route, and one attribute.
+fn route_question(ip: IpAddr) -> Vec<u8> {
+    const NLM_F_REQUEST: u16 = 1;
+    const RTA_DST: u16 = 1;
+    let (family, address) = match ip {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    };
+    let attribute = 4 + address.len() as u16;
+    let mut question = Vec::with_capacity(64);
+    question.extend_from_slice(&(28 + u32::from(attribute)).to_ne_bytes());
+    question.extend_from_slice(&libc::RTM_GETROUTE.to_ne_bytes());
+    question.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+    question.extend_from_slice(&[0; 8]);
+    question.extend_from_slice(&[family as u8, address.len() as u8 * 8, 0, 0]);
+    question.extend_from_slice(&[0; 8]);
+    question.extend_from_slice(&attribute.to_ne_bytes());
+    question.extend_from_slice(&RTA_DST.to_ne_bytes());
+    question.extend_from_slice(&address);
+    question
 }
 
 unsafe fn ask(call: impl FnOnce(*mut libc::sockaddr, *mut socklen_t) -> i32) -> Option<SocketAddr> {

@@ -157,7 +157,12 @@ unsafe extern "C" fn get(
                     None => None,
                 },
                 Some(Getter::Destination(write)) => {
-                    let dialled = socket::original_destination((*s).connection);
+                    let dialled = match context::of(s) {
+                        Some(Context::Control(state)) if state.destination().is_some() => {
+                            state.destination()
+                        }
+                        _ => socket::original_destination((*s).connection),
+                    };
                     dialled.map(|dialled| write(dialled).into())
                 }
                 None => None,
