@@ -357,7 +357,7 @@ sub reload {
     kill HUP => $self->{master};
 
     $self->wait_for('the old workers to leave', sub {
-        $self->_left(@old);
+        $self->leaving(@old);
     }) or die "nginx did not reload\n";
 
     my %old = map { $_ => 1 } @old;
@@ -384,13 +384,13 @@ sub upgrade {
 
     kill WINCH => $self->{master};
 
-    $self->wait_for('the old workers to leave', sub { $self->_left(@old) });
+    $self->wait_for('the old workers to leave', sub { $self->leaving(@old) });
 
     return;
 }
 
-# Whether these workers are on their way out.
-sub _left {
+# Whether all of these workers are on their way out.
+sub leaving {
     my ($self, @workers) = @_;
 
     my %left = map { /#(\d+): gracefully shutting down/ ? ($1 => 1) : () }

@@ -22,7 +22,7 @@ use Time::HiRes qw(time);
 our $DEADLINE = $ENV{TEST_NGINX_DEADLINE}
     || ($ENV{TEST_NGINX_VALGRIND} ? 60 : 20);
 
-# A test that expects broken connections wants no remarks about them.
+# A test that breaks connections on purpose wants no remarks about them.
 our $QUIET;
 
 my @all;
@@ -99,7 +99,7 @@ sub write {
 
         if ($n == 0) {
             if (!$self->_wait(write => $until)) {
-                _remark(length($bytes) . ' bytes could not be sent');
+                remark(length($bytes) . ' bytes could not be sent');
                 return 0;
             }
             next;
@@ -133,7 +133,7 @@ sub taken {
 
     until ($self->is_taken) {
         if (time > $until) {
-            _remark('the peer did not read what was sent');
+            remark('the peer did not read what was sent');
             return 0;
         }
         select undef, undef, undef, 0.001;
@@ -325,7 +325,7 @@ sub rest {
 
     1 while $self->fill($until);
 
-    _remark('the connection did not end') unless $self->{end};
+    remark('the connection did not end') unless $self->{end};
 
     my $in = $self->{in};
     $self->{in} = '';
@@ -378,7 +378,7 @@ sub pump {
         $to->{in} = '';
 
         if ($to->{end} || time > $until) {
-            _remark('pump: ' . ($to->{end} || 'deadline'));
+            remark('pump: ' . ($to->{end} || 'deadline'));
             last;
         }
     }
@@ -409,7 +409,7 @@ sub close {
     return CORE::close $socket;
 }
 
-sub _remark {
+sub remark {
     my ($text) = @_;
 
     Test::More::diag($text) unless $QUIET;
@@ -418,7 +418,7 @@ sub _remark {
 sub _short {
     my ($self, $what) = @_;
 
-    _remark("missing $what: " . ($self->{end} || 'deadline'));
+    remark("missing $what: " . ($self->{end} || 'deadline'));
 
     my $in = $self->{in};
     $self->{in} = '';

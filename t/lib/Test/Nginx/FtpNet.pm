@@ -82,6 +82,9 @@ my %address = (
 sub new {
     my ($class, %arg) = @_;
 
+    # where ip and nft are
+    $ENV{PATH} .= ':/usr/sbin:/sbin';
+
     my $spaces = _namespaces();
     my $self = $class->SUPER::new(%arg);
 

@@ -12,7 +12,6 @@ use IO::Select;
 use IO::Socket::IP;
 use IO::Socket::UNIX;
 use Socket qw(SOMAXCONN);
-use Test::More ();
 
 use Test::Nginx::FtpConn;
 
@@ -76,7 +75,7 @@ sub accept {
     if (!IO::Select->new($self->{socket})
         ->can_read($Test::Nginx::FtpConn::DEADLINE))
     {
-        Test::More::diag('nobody connected to the server');
+        Test::Nginx::FtpConn::remark('nobody connected to the server');
         die "no connection\n";
     }
 
