@@ -19,7 +19,7 @@ class Session:
     """Where a client goes and how."""
 
     def __init__(self, host, port, user, password, mode, folder, local, tls=False):
-        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; tls: try AUTH first."""
+        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; tls: AUTH first."""
         self.host, self.port, self.user, self.password = host, port, user, password
         self.mode, self.folder, self.local, self.tls = mode, folder, local, tls
         self.transcript = local / "transcript"
@@ -105,7 +105,10 @@ class Lftp(Client):
 
 
 class Curl(Client):
-    """One process; a block of its configuration file per step, all on one connection."""
+    """One process; a block of its configuration file per step, all on one connection.
+
+    Debian 12's curl now and then sleeps a second between a 227 or 229 and its connect, with any server and no proxy.
+    """
 
     name = "curl"
     lacks = frozenset(

@@ -1,4 +1,4 @@
-"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder; the steps come as JSON on stdin."""
+"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder; its steps are JSON on stdin."""
 
 import ftplib
 import json

@@ -35,7 +35,12 @@ my %verbs = (
         return $ftp->put($source, $remote);
     },
     append => sub { $ftp->append(@_) },
-    missing => sub { my ($remote, $local) = @_; my $got = $ftp->get($remote, $local); unlink $local; !$got && $ftp->code == 550 },
+    missing => sub {
+        my ($remote, $local) = @_;
+        my $got = $ftp->get($remote, $local);
+        unlink $local;
+        return !$got && $ftp->code == 550;
+    },
     # ABOR as RFC 959 wants it, with telnet's IAC IP and urgent data mark.
     abort => sub {
         my ($remote, $local) = @_;

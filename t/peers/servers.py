@@ -1,4 +1,4 @@
-"""The real FTP servers: each writes its own configuration, listens on an address no client connects to, and has a root of its own."""
+"""The real FTP servers: each writes its own configuration, and has a root and an address of its own."""
 
 import os
 import pathlib
@@ -162,7 +162,8 @@ class PureFtpd(Server):
         return [
             *(self.binary("usr/sbin/pure-ftpd"), "-E", "-A", "-H", "-Y", "1", "-L", "10000:5"),
             *("-l", f"puredb:{users}", "-S", f"{self.address},{self.port}", "-g", self.folder / "pid"),
-            *("-p", f"{self.passive[0]}:{self.passive[-1]}", "-U", "022:022", "-O", f"clf:{self.folder / 'transfers.log'}"),
+            *("-p", f"{self.passive[0]}:{self.passive[-1]}", "-U", "022:022"),
+            *("-O", f"clf:{self.folder / 'transfers.log'}"),
             *("-2", make_certificate(self.folder)),
         ]
 
