@@ -16,8 +16,9 @@ my $t = Test::Nginx::FtpNet->new;
 my %server = map { $_ => $t->server(addr => $t->address('server', $_)) } 4, 6;
 
 $t->run(<<"EOF");
-    log_format ftp '\$ftp_data_port \$ftp_original_dst \$ftp_original_dst_addr '
-        '\$ftp_original_dst_port \$server_port \$ftp_data_status';
+    log_format ftp '\$remote_port \$ftp_data_port '
+        '\$ftp_original_dst \$ftp_original_dst_addr \$ftp_original_dst_port '
+        '\$server_port \$ftp_data_status';
 
     server {
         listen 21;
@@ -47,9 +48,44 @@ for my $form ('redirect', 'tproxy') {
     one_port($form, $_) for 4, 6;
 }
 
-# one socket that serves both families is no different
+# a server on the proxy itself: its data ports may lie in the redirected range,
+# as what this machine dials is not redirected
+
+my $here = Test::Nginx::FtpServer->new;
 
 $t->reload(<<"EOF");
+    server {
+        listen 21;
+        ftp_ctrl zone=ftp:1m min_port=20000 max_port=20099;
+        proxy_pass ${\$here->at};
+    }
+
+    server {
+        listen 10000;
+        ftp_original_dst on;
+        ftp_data zone=ftp;
+    }
+EOF
+
+for my $form ('redirect', 'tproxy') {
+    $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (), '20000-20199',
+        10000);
+
+    my $listener = Test::Nginx::FtpServer->new(port => 20150);
+    my ($c, $s) = $t->session($here, addr => $t->address('proxy'));
+    my $near = $c->data($c->passive_port($t->passive($c, $s, $listener)));
+    is($t->transfer('upload', $near, $listener->accept), '',
+        "$form, server on the proxy");
+    $_->close for $c, $s, $listener;
+}
+
+# one socket that serves both families, one for each worker, or one with an
+# address (that of the interface where clients arrive) is no different
+
+for my $listen ('[::]:10002 ipv6only=off', '10003 reuseport',
+    $t->address('proxy') . ':10004')
+{
+    $t->reload(<<"EOF");
     server {
         listen 21;
         ftp_ctrl zone=ftp:1m min_port=20000 max_port=20099;
@@ -57,19 +93,24 @@ $t->reload(<<"EOF");
     }
 
     server {
-        listen [::]:10002 ipv6only=off;
+        listen $listen;
         ftp_original_dst on;
         ftp_data zone=ftp;
     }
 EOF
 
-for my $form ('redirect', 'tproxy') {
-    $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (), '20000-20099',
-        10002);
+    my ($port) = $listen =~ /\b(1000\d)\b/;
 
-    my ($c, $s) = $t->session($server{4}, addr => $t->address('proxy', 4));
-    is($t->both_ways($c, $s, 'PASV'), '', "$form, both families");
-    is($c->data(10002)->ended, 'reset', "$form, both families, straight");
+    for my $form ('redirect', 'tproxy') {
+        $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (),
+            '20000-20099', $port);
+
+        my ($c, $s) = $t->session($server{4}, addr => $t->address('proxy'));
+        is($t->both_ways($c, $s, 'PASV'), '', "$form, $listen")
+            for 1 .. 5;
+        is($c->data($port)->ended, 'reset', "$form, $listen, straight");
+        $_->close for $c, $s;
+    }
 }
 
 $t->done;
@@ -133,16 +174,18 @@ sub one_port {
 
     $port = $c->passive_port($t->passive($c, $s, $listeners[0], 'EPSV'));
     $near = $c->data($port, addr => $t->address('behind', $family));
+    my $from = $near->local_port;
     is($t->transfer('download', $near, $listeners[0]->accept), '',
         "$name other address");
 
     # the log: with TPROXY the connection has arrived where it was dialled
 
+    my $line = '';
     $t->wait_for("$name log", sub {
-        $t->read_file('logs/access.log') =~ /^$port /m;
+        ($line) = $t->read_file('logs/access.log') =~ /^$from $port (.*)$/m;
+        return defined $line;
     });
-    my ($line) = grep { /^$port / } $t->wait_access(1);
-    is($line, "$port - - - " . ($form eq 'tproxy' ? $port : 10000)
+    is($line, '- - - ' . ($form eq 'tproxy' ? $port : 10000)
         . ' complete', "$name log");
 
     $_->close for $c, $s, $c2, $s2;

@@ -48,10 +48,9 @@ $t->run(<<"EOF");
         deny $far6;
     }
 
-    # any server
+    # any server, by a socket of both families
     server {
-        listen 2122;
-        listen [::]:2122;
+        listen [::]:2122 ipv6only=off;
         ftp_original_dst on;
         ftp_ctrl zone=ftp;
         proxy_pass \$ftp_original_dst;
@@ -109,6 +108,33 @@ EOF
         loop("$form IPv$family", $family);
     }
 }
+
+# Where nginx does not run nobody passes by, even if this machine is a router.
+
+ok($t->stop, 'nginx ends');
+$t->sysctl('ipv4/ip_forward', 1);
+$t->sysctl('ipv6/conf/all/forwarding', 1);
+
+for my $form ('redirect', 'tproxy') {
+    $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (),
+        '--transparent', '21:2121', '10000-29999', 10000);
+
+    for my $family (4, 6) {
+        for my $port (21, 20000) {
+            my $addr = $t->address('server', $family);
+            ok(!eval { $t->connect(addr => $addr, port => $port) },
+                "$form IPv$family without nginx, port $port");
+            like($@, qr/refused/, "$form IPv$family refused");
+        }
+        ok(!$server{$family}[0]->touched, "$form IPv$family untouched");
+    }
+}
+
+# the rules gone, it is a router
+
+$t->redirect('remove');
+ok(eval { $t->connect(addr => $t->address('server', $_), port => 21) },
+    "IPv$_ past the proxy") for 4, 6;
 
 $t->done;
 
@@ -199,8 +225,10 @@ sub refused {
     like($t->wait_log(qr/ftp refused control connection/, $refused + 2),
         qr/\[info\].*control connection: no original destination/,
         "$name refused log");
-    like(($t->wait_access(1))[-1], qr/^-\|-\|-\|-\|403$/,
-        "$name refused access log");
+    ok($t->wait_for('access log', sub {
+        return $refused + 2 <= (() =
+            $t->read_file('logs/access.log') =~ /^-\|-\|-\|-\|403$/mg);
+    }), "$name refused access log");
 
     return;
 }

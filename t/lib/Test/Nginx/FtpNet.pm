@@ -245,6 +245,10 @@ sub _cable {
 sub _addresses {
     my ($self, $host) = @_;
 
+    # a new namespace takes over what the machine has for IPv4
+    _sysctl('ipv4/ip_forward', 0);
+    _sysctl('ipv4/conf/all/rp_filter', 0);
+
     # a tentative address can neither be bound nor be answered
     _sysctl('ipv6/conf/default/accept_dad', 0);
     _sysctl('ipv6/conf/all/accept_dad', 0);
