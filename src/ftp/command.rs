@@ -30,8 +30,14 @@ pub enum Command<'a> {
     Stat,
     /// A verb that moves data over a data connection.
     Transfer(Transfer<'a>),
-    /// AUTH (RFC 2228 3), with the mechanism or without.
-    Auth,
+    /// AUTH with a mechanism (RFC 2228 3).
+    Auth(&'a [u8]),
+    /// PBSZ with a size (RFC 2228 3).
+    Pbsz(&'a [u8]),
+    /// PROT with a level (RFC 2228 3).
+    Prot(&'a [u8]),
+    /// CCC (RFC 2228 3).
+    Ccc,
     /// Verbs that carry or announce addresses in forms of their own, or wrap other commands.
     Unsafe,
     /// A method of HTTP: this is a browser that was tricked, not a user-PI.
@@ -54,12 +60,12 @@ pub struct Transfer<'a> {
 const TRANSFERS: [&str; 7] = ["RETR", "STOR", "STOU", "APPE", "LIST", "NLST", "MLSD"];
 
 /// Verbs that the proxy answers with 502 and that a FEAT reply must not promise.
-const UNSAFE: [&str; 12] = [
-    "LPSV", "LPRT", "SPSV", "CPSV", "SPAS", "SPOR", "SSCN", "ADAT", "MIC", "CONF", "ENC", "CCC",
+const UNSAFE: [&str; 11] = [
+    "LPSV", "LPRT", "SPSV", "CPSV", "SPAS", "SPOR", "SSCN", "ADAT", "MIC", "CONF", "ENC",
 ];
 
 /// Further verbs that a FEAT reply must not promise: the proxy refuses them, or what leads to them.
-const UNPROMISED: [&str; 5] = ["AUTH", "PBSZ", "PROT", "PORT", "EPRT"];
+const UNPROMISED: [&str; 6] = ["CCC", "AUTH", "PBSZ", "PROT", "PORT", "EPRT"];
 
 const HTTP: [&str; 14] = [
     "GET",
@@ -103,7 +109,10 @@ impl<'a> Command<'a> {
             b"ABOR" => Self::Abor,
             b"FEAT" => Self::Feat,
             b"STAT" => Self::Stat,
-            b"AUTH" => Self::Auth,
+            b"AUTH" => Self::Auth(argument),
+            b"PBSZ" => Self::Pbsz(argument),
+            b"PROT" => Self::Prot(argument),
+            b"CCC" => Self::Ccc,
             verb if one_of(&UNSAFE, verb).is_some() => Self::Unsafe,
             verb if one_of(&HTTP, verb).is_some() => Self::Http,
             _ => Self::Other,

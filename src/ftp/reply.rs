@@ -159,6 +159,11 @@ impl ReplyReader {
         self.reply.is_some() || self.phase != Phase::Head || self.told > 0
     }
 
+    /// Whether the current line is the last one of its reply.
+    pub fn is_in_last_line(&self) -> bool {
+        self.last
+    }
+
     /// The bytes kept back of a line that will never end, unless they may belong to a 227 or 229.
     pub fn rest(&mut self) -> Option<Piece<'static>> {
         match Code::of_line(self.known()) {

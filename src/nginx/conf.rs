@@ -19,6 +19,7 @@ use super::data;
 use super::module::{ctx_index, hidden_upstream};
 use super::stock::{self, CONF_ERROR, CONF_OK, core_conf, core_main_conf};
 use super::zone::{self, MIN_RESERVATIONS, Zone};
+use crate::session::AuthTls;
 
 /// `ftp_data_peer same`: only the control client's address may use its reservation.
 pub const PEER_SAME: ngx_uint_t = 0;
@@ -43,6 +44,8 @@ pub struct SrvConf {
     pub data_timeout: ngx_msec_t,
     data_peer: ngx_uint_t,
     pasv_trust: *mut ngx_array_t,
+    auth_tls: ngx_uint_t,
+    data_tls: ngx_uint_t,
     /// `ftp_original_dst`.
     pub original_dst: ngx_flag_t,
 }
@@ -67,6 +70,20 @@ impl SrvConf {
     /// `ftp_data_peer any`.
     pub fn any_peer(&self) -> bool {
         self.data_peer == PEER_ANY
+    }
+
+    /// `ftp_auth_tls`.
+    pub fn auth_tls(&self) -> AuthTls {
+        match self.auth_tls {
+            1 => AuthTls::On,
+            2 => AuthTls::Only,
+            _ => AuthTls::Off,
+        }
+    }
+
+    /// `ftp_data_tls required`.
+    pub fn data_tls_required(&self) -> bool {
+        self.data_tls == 1
     }
 
     /// `ftp_original_dst on`: what counts is the address that the client dialled.
@@ -99,6 +116,8 @@ pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
             conf.data_peer = UNSET;
             conf.pasv_trust = UNSET_LIST;
             conf.original_dst = UNSET_FLAG;
+            conf.auth_tls = UNSET;
+            conf.data_tls = UNSET;
         }
         conf
     }
@@ -124,6 +143,8 @@ pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
         UNSET_LIST,
         ptr::null_mut(),
     );
+    inherit(&mut conf.auth_tls, prev.auth_tls, UNSET, 0);
+    inherit(&mut conf.data_tls, prev.data_tls, UNSET, 0);
     inherit(&mut conf.original_dst, prev.original_dst, UNSET_FLAG, 0);
     CONF_OK
 }
@@ -431,7 +452,52 @@ const OUR_INIT: unsafe extern "C" fn(
 ///
 /// Called by nginx, with our configuration of the block.
 pub unsafe fn ftp_data_peer(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
-    if conf.data_peer != UNSET {
+    // SAFETY: the caller's promise.
+    unsafe { choose(cf, &mut conf.data_peer, "ftp_data_peer", &["same", "any"]) }
+}
+
+/// `ftp_auth_tls off|on|only;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_auth_tls(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    // SAFETY: the caller's promise.
+    unsafe {
+        choose(
+            cf,
+            &mut conf.auth_tls,
+            "ftp_auth_tls",
+            &["off", "on", "only"],
+        )
+    }
+}
+
+/// `ftp_data_tls optional|required;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_data_tls(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    // SAFETY: the caller's promise.
+    unsafe {
+        choose(
+            cf,
+            &mut conf.data_tls,
+            "ftp_data_tls",
+            &["optional", "required"],
+        )
+    }
+}
+
+/// One word of several; its place among them is the value.
+unsafe fn choose(
+    cf: *mut ngx_conf_t,
+    value: &mut ngx_uint_t,
+    directive: &str,
+    words: &[&str],
+) -> *mut c_char {
+    if *value != UNSET {
         return is_duplicate();
     }
     // SAFETY: nginx's configuration context.
@@ -439,17 +505,11 @@ pub unsafe fn ftp_data_peer(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_c
         let word = arguments(cf)
             .first()
             .map_or(&b""[..], |word| word.as_bytes());
-        conf.data_peer = match word {
-            b"same" => PEER_SAME,
-            b"any" => PEER_ANY,
-            _ => {
-                let word = String::from_utf8_lossy(word);
-                return error(
-                    cf,
-                    format_args!("invalid \"ftp_data_peer\" value \"{word}\""),
-                );
-            }
+        let Some(place) = words.iter().position(|known| known.as_bytes() == word) else {
+            let word = String::from_utf8_lossy(word);
+            return error(cf, format_args!("invalid \"{directive}\" value \"{word}\""));
         };
+        *value = place;
     }
     CONF_OK
 }
@@ -564,8 +624,48 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
         for listen in listens(cf) {
             check_listen(cf, &listen)?;
         }
+        check_tls(cf, servers)?;
         for zone in zones {
             warn_of_uncovered(cf, &*zone);
+        }
+    }
+    Some(())
+}
+
+/// Servers that have to do TLS with clients without a `listen ... ssl` that says so: control servers with AUTH,
+/// and the data servers of zones whose clients may want their data private.
+unsafe fn check_tls(
+    cf: *mut ngx_conf_t,
+    servers: &[*mut ngx_stream_core_srv_conf_t],
+) -> Option<()> {
+    // SAFETY: every server is complete.
+    unsafe {
+        let mut private: Vec<*mut Zone> = Vec::new();
+        for listen in listens(cf) {
+            let conf = of_server(listen.server);
+            if conf.is_control() && listen.ssl {
+                private.push(conf.ctrl);
+            }
+        }
+        for &core in servers {
+            let conf = of_server(core);
+            if !conf.is_control() || conf.auth_tls() == AuthTls::Off {
+                continue;
+            }
+            private.push(conf.ctrl);
+            if !stock::can_do_tls(cf, (*core).ctx) {
+                return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
+            }
+        }
+        for &core in servers {
+            let conf = of_server(core);
+            if private.contains(&conf.data) && !stock::can_do_tls(cf, (*core).ctx) {
+                return wrong(
+                    cf,
+                    conf,
+                    "\"ftp_data\" needs \"ssl_certificate\": control servers of its zone do TLS",
+                );
+            }
         }
     }
     Some(())
@@ -678,6 +778,7 @@ unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
 struct Listen {
     address: *mut sockaddr,
     datagrams: bool,
+    ssl: bool,
     server: *mut ngx_stream_core_srv_conf_t,
     /// The server that counts until TLS tells another by its name.
     default: *mut ngx_stream_core_srv_conf_t,
@@ -692,6 +793,7 @@ unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
         let one = |listen: &nginx_sys::ngx_stream_listen_t| Listen {
             address: listen.sockaddr,
             datagrams: listen.type_ != libc::SOCK_STREAM,
+            ssl: listen.ssl() == 1,
             server: core_conf(listen.ctx),
             default: core_conf(listen.ctx),
         };
@@ -718,6 +820,7 @@ unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
             all.extend(servers.iter().map(|&server| Listen {
                 address: address.opt.sockaddr,
                 datagrams: address.opt.type_ != libc::SOCK_STREAM,
+                ssl: address.opt.ssl() == 1,
                 server,
                 default: address.default_server,
             }));

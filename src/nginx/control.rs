@@ -24,12 +24,13 @@ use super::conf::{SrvConf, ipv4};
 use super::context::{self, Context};
 use super::guard::guarded;
 use super::output::Output;
+use super::tls::{self, Handshake};
 use super::zone::{self, Reclaimed, Words, Zone};
 use super::{address, socket, stock};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
-use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Table, Ticket};
-use crate::session::{Actions, Mode, Note, Passive, Session, Unavailable};
+use crate::ports::{Host, Peer, Request, ReserveError, Reserved, Table, Ticket, Tls};
+use crate::session::{Actions, Mode, Note, Passive, Session, Terms, Unavailable};
 
 /// Data connections of one session that are looked after at the same time; more are only a client's
 /// that asks for ports and lets the transfers run on.
@@ -41,6 +42,7 @@ pub struct Control {
     outside: Outside,
     from_client: Input,
     from_server: Input,
+    handshake: Option<Handshake>,
     /// The proxy's own handler of the client's write event, once ours is in its place.
     timeout_handler: Option<ngx_event_handler_pt>,
 }
@@ -70,6 +72,8 @@ struct Outside {
     /// Earlier reservations whose data connection may still be open.
     earlier: VecDeque<Ticket>,
     closing: bool,
+    /// A handshake with the client begins when everything before it has been sent.
+    start_tls: bool,
     /// The server that the client dialled, of a transparent control server.
     destination: Option<SocketAddr>,
     /// The proxy puts a PROXY protocol header before the client's first bytes.
@@ -177,7 +181,12 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
         let client = address::read((*c).sockaddr).map(|client| Host::from_socket(&client));
         let over_ipv4 = client.is_some_and(|client| client.ip().is_ipv4());
         let control = Control {
-            machine: Session::new(over_ipv4),
+            machine: Session::new(Terms {
+                client_is_ipv4: over_ipv4,
+                auth: conf.auth_tls(),
+                implicit_tls: (*s).ssl() == 1,
+                data_tls_required: conf.data_tls_required(),
+            }),
             outside: Outside {
                 s,
                 id: zone::random((*c).log),
@@ -189,11 +198,13 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 mode: None,
                 earlier: VecDeque::new(),
                 closing: false,
+                start_tls: false,
                 destination,
                 proxy_protocol: false,
             },
             from_client: Input::default(),
             from_server: Input::default(),
+            handshake: None,
             timeout_handler: None,
         };
         match context::attach(s, Context::Control(Box::new(control))) {
@@ -259,6 +270,7 @@ impl Control {
             }
             self.outside.send_to_client(false)?;
             self.outside.send_to_server(ended)?;
+            self.start_tls_if_asked();
             self.mark_held();
             read_past_urgent((*self.session()).connection);
         }
@@ -320,6 +332,9 @@ impl Control {
             self.from_server.append(chain);
             self.outside.send_to_client(false)?;
             while let Some(buf) = self.from_server.front() {
+                if self.outside.start_tls || self.handshake.is_some() {
+                    break;
+                }
                 if self.outside.to_client.is_full() {
                     self.outside.send_to_client(false)?;
                     if self.outside.to_client.is_full() {
@@ -336,9 +351,30 @@ impl Control {
                 self.machine.server_ended(&mut self.outside);
             }
             self.outside.send_to_client(ended)?;
+            self.start_tls_if_asked();
             self.wake_client_side();
         }
         self.outside.close_if_asked()
+    }
+
+    /// 234 is with the kernel: the next bytes on the wire are TLS.
+    unsafe fn start_tls_if_asked(&mut self) {
+        // SAFETY: the session is alive, and nothing is buffered toward the client.
+        unsafe {
+            let s = self.session();
+            if self.outside.start_tls && (*(*s).connection).buffered() == 0 {
+                self.outside.start_tls = false;
+                self.handshake = Some(tls::begin(s));
+            }
+        }
+    }
+
+    /// The handshake is over.
+    pub fn end_handshake(&mut self, fine: bool) -> Option<Handshake> {
+        if fine {
+            self.machine.secured();
+        }
+        self.handshake.take()
     }
 
     /// The client's bytes that waited for the server, or for the client to read, may be taken now: the
@@ -699,6 +735,10 @@ impl Outside {
                 local,
                 session: self.id,
                 mode: passive.mode.into(),
+                tls: Tls {
+                    client: passive.protected,
+                    server: false,
+                },
                 owner: zone::this_worker(),
                 deadline: zone::now().saturating_add(conf.data_timeout as u64),
                 user: passive.user,
@@ -863,6 +903,10 @@ impl Actions for Outside {
             false => NGX_LOG_ERR,
         };
         ngx_log_error!(level, self.log(), "{note}");
+    }
+
+    fn start_tls(&mut self) {
+        self.start_tls = true;
     }
 
     fn close(&mut self) {

@@ -16,8 +16,8 @@ use std::{fmt, ptr};
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
-    ngx_stream_upstream_t, ngx_uint_t,
+    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
+    ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -26,6 +26,7 @@ use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
 use super::socket::{self, set_reset_at_close};
+use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
 use crate::ports::{Host, Reservation, Ticket};
 
@@ -36,6 +37,9 @@ pub struct Data {
     client: Host,
     found: Option<Ticket>,
     taken: Option<Reservation>,
+    /// The client's leg begins with a handshake.
+    tls: bool,
+    handshake: Option<Handshake>,
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
@@ -76,6 +80,23 @@ impl Data {
         let taken = self.taken?;
         let fresh = self.zone()?.with(|table| table.read(taken.ticket));
         Some(fresh.flatten().unwrap_or(taken))
+    }
+
+    /// The client's handshake is over; the server's bytes may come.
+    ///
+    /// # Safety
+    ///
+    /// Both connections are open.
+    pub unsafe fn end_handshake(&mut self) -> Option<Handshake> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pc = (*(*self.s).upstream).peer.connection;
+            if !pc.is_null() {
+                tls::hold(pc, false);
+                ngx_post_event((*pc).read, &raw mut ngx_posted_events);
+            }
+        }
+        self.handshake.take()
     }
 
     /// Gives the reservation back; more than once does nothing.
@@ -125,12 +146,16 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             client,
             found,
             taken: None,
+            tls: (*s).ssl() == 1,
+            handshake: None,
             target: ptr::null_mut(),
             ending: Ending::Refused,
         };
         if context::attach(s, Context::Data(Box::new(data))).is_none() {
             return NGX_ERROR as ngx_int_t;
         }
+        // Not yet: see `tls`.
+        (*s).set_ssl(0);
         match found {
             Some(_) => NGX_DECLINED as ngx_int_t,
             None => refuse((*c).log, port),
@@ -156,7 +181,11 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
             let Some(data) = context::data(s) else {
                 return NGX_DECLINED as ngx_int_t;
             };
-            match data.take(log) {
+            let taken = data.take(log);
+            if taken && data.tls {
+                tls::hold((*s).connection, true);
+            }
+            match taken {
                 // Not `NGX_DECLINED`: another preread handler would wait for bytes that a download
                 // never brings.
                 true => NGX_OK as ngx_int_t,
@@ -199,6 +228,7 @@ impl Data {
             "ftp matched port {port}, target {target}"
         );
         self.taken = taken;
+        self.tls |= reservation.tls.client;
         self.ending = Ending::Cut {
             client_has_all: false,
         };
@@ -321,9 +351,18 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
 }
 
 /// Connected. Whatever ends the session from now on resets this leg too, until `free` knows better.
-unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, _s: *mut c_void, _what: ngx_uint_t) {
-    // SAFETY: the proxy calls it with an open connection.
-    unsafe { set_reset_at_close((*peer).connection, true) };
+unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _what: ngx_uint_t) {
+    // SAFETY: the proxy calls it with an open connection; `s` is what `init` put there.
+    unsafe {
+        let pc = (*peer).connection;
+        set_reset_at_close(pc, true);
+        guarded((*peer).log, (), || {
+            if let Some(data) = context::data(s.cast()).filter(|data| data.tls) {
+                tls::hold(pc, true);
+                data.handshake = Some(tls::begin(data.s));
+            }
+        });
+    }
 }
 
 /// The proxy is done with the peer; both sockets are open, if there were two.

@@ -10,6 +10,7 @@
 //! | `control` | a control connection: the filter, and the session machine's actions |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
+//! | `tls` | handshakes with the client that we begin |
 //! | `variables` | what an access log may show |
 //! | `stock` | what we borrow of the stock proxy |
 //! | `context` | what hangs on an nginx session |
@@ -27,5 +28,6 @@ mod module;
 mod output;
 mod socket;
 mod stock;
+mod tls;
 mod variables;
 mod zone;

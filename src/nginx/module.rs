@@ -18,7 +18,7 @@ use super::conf::{self, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{CONF_ERROR, core_main_conf, text};
-use super::{control, data, socket, variables, zone};
+use super::{control, data, socket, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -43,7 +43,7 @@ static CONTEXT: ngx_stream_module_t = ngx_stream_module_t {
     merge_srv_conf: Some(merge_srv_conf),
 };
 
-static mut COMMANDS: [ngx_command_t; 8] = [
+static mut COMMANDS: [ngx_command_t; 10] = [
     directive(
         c"ftp_ctrl",
         NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
@@ -79,6 +79,18 @@ static mut COMMANDS: [ngx_command_t; 8] = [
         NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_FLAG,
         ngx_conf_set_flag_slot,
         offset_of!(SrvConf, original_dst),
+    ),
+    directive(
+        c"ftp_auth_tls",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_auth_tls,
+        0,
+    ),
+    directive(
+        c"ftp_data_tls",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_data_tls,
+        0,
     ),
     // The same under the name that OpenNJet's configurations have for it.
     directive(
@@ -151,6 +163,7 @@ unsafe fn install(cf: *mut ngx_conf_t) -> Option<()> {
             Some(data::preread),
         )?;
         push(main, ngx_stream_phases_NGX_STREAM_LOG_PHASE, Some(log))?;
+        tls::install(cf);
         control::install_filter();
     }
     Some(())
@@ -259,6 +272,8 @@ setter!(set_ftp_ctrl, conf::ftp_ctrl);
 setter!(set_ftp_data, conf::ftp_data);
 setter!(set_ftp_data_peer, conf::ftp_data_peer);
 setter!(set_ftp_pasv_trust, conf::ftp_pasv_trust);
+setter!(set_ftp_auth_tls, conf::ftp_auth_tls);
+setter!(set_ftp_data_tls, conf::ftp_data_tls);
 
 /// The name of the upstream that stands for "wherever the reservation says".
 pub fn hidden_upstream() -> ngx_str_t {

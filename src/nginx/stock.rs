@@ -16,6 +16,7 @@ unsafe extern "C" {
     static mut ngx_stream_proxy_module: ngx_module_t;
     static mut ngx_stream_core_module: ngx_module_t;
     static mut ngx_stream_upstream_module: ngx_module_t;
+    static mut ngx_stream_ssl_module: ngx_module_t;
 }
 
 /// An nginx string over static bytes; nginx compares names as C strings, so a NUL stands behind them.
@@ -179,6 +180,57 @@ pub unsafe fn upstreams<'a>(
         let index = ngx_stream_upstream_module.ctx_index;
         let main = (*(*ctx).main_conf.add(index)).cast::<ngx_stream_upstream_main_conf_t>();
         (*main).upstreams.as_slice()
+    }
+}
+
+#[cfg(nginx_listen_in_ports)]
+type SslConf = nginx_sys::ngx_stream_ssl_srv_conf_t;
+#[cfg(not(nginx_listen_in_ports))]
+type SslConf = nginx_sys::ngx_stream_ssl_conf_t;
+
+/// Whether the server can do TLS with its clients, made so if it only has to be: up to 1.25.4 nginx prepares that
+/// for servers with `listen ... ssl` alone.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block, and everything is merged.
+pub unsafe fn can_do_tls(cf: *mut ngx_conf_t, ctx: *mut ngx_stream_conf_ctx_t) -> bool {
+    // SAFETY: the ssl module made and merged its configuration of the server.
+    unsafe {
+        let place = (*ctx).srv_conf.add(ngx_stream_ssl_module.ctx_index);
+        let conf = (*place).cast::<SslConf>();
+        if (*conf).ssl.ctx.is_null() {
+            prepare_tls(cf, place);
+        }
+        !(*(*place).cast::<SslConf>()).ssl.ctx.is_null()
+    }
+}
+
+#[cfg(nginx_listen_in_ports)]
+unsafe fn prepare_tls(_cf: *mut ngx_conf_t, _place: *mut *mut c_void) {}
+
+/// Makes a configuration as `listen ... ssl` would have, which inherits everything from the present one.
+#[cfg(not(nginx_listen_in_ports))]
+unsafe fn prepare_tls(cf: *mut ngx_conf_t, place: *mut *mut c_void) {
+    // SAFETY: the module's own functions make and merge its configuration, as nginx would have them do.
+    unsafe {
+        let parent = (*place).cast::<SslConf>();
+        if (*parent).certificates.is_null() {
+            return;
+        }
+        let module = ngx_stream_ssl_module.ctx.cast::<ngx_stream_module_t>();
+        let (Some(create), Some(merge)) = ((*module).create_srv_conf, (*module).merge_srv_conf)
+        else {
+            return;
+        };
+        let Some(child) = create(cf).cast::<SslConf>().as_mut() else {
+            return;
+        };
+        child.listen = 1;
+        child.file = (*parent).file;
+        if merge(cf, parent.cast(), ptr::from_mut(child).cast()).is_null() {
+            *place = ptr::from_mut(child).cast();
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) mod field {
     pub const TARGET: usize = 9;
     /// Three words, all 0 if there is none.
     pub const LOCAL: usize = 12;
-    /// Mode and the lengths of user, verb and path.
+    /// Mode, TLS and the lengths of user, verb and path.
     pub const TEXTS: usize = 15;
     pub const VERB: usize = 16;
     pub const USER: usize = 17;

@@ -23,6 +23,15 @@ pub enum Mode {
     Epsv,
 }
 
+/// Which legs of the data connection use TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The client's.
+    pub client: bool,
+    /// The server's.
+    pub server: bool,
+}
+
 /// Names one reservation for ever: a ticket whose reservation is gone opens nothing, not even in a slot that
 /// is in use again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +62,8 @@ pub struct Request<'a> {
     pub session: u64,
     /// How the client asked.
     pub mode: Mode,
+    /// Which legs use TLS.
+    pub tls: Tls,
     /// The worker of the control connection.
     pub owner: Owner,
     /// From this moment on nobody can take the reservation.
@@ -84,6 +95,8 @@ pub struct Reservation {
     pub session: u64,
     /// How the client asked.
     pub mode: Mode,
+    /// Which legs use TLS.
+    pub tls: Tls,
     /// The worker of the control connection; once taken, that of the data connection.
     pub owner: Owner,
     /// From this moment on nobody can take it.

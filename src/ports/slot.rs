@@ -2,7 +2,7 @@
 
 use super::layout::{Layout, field, header};
 use super::reservation::{MAX_PATH, MAX_USER, MAX_VERB};
-use super::{Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Text, Ticket};
+use super::{Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Text, Ticket, Tls};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The life of a slot. It shares one word with the id, so that both change in one store.
@@ -122,10 +122,11 @@ impl Packed {
     }
 }
 
-/// Mode and text lengths in one word.
+/// Mode, TLS and text lengths in one word.
 #[derive(Clone, Copy)]
 struct Texts {
     mode: Mode,
+    tls: Tls,
     user: usize,
     verb: usize,
     path: usize,
@@ -137,7 +138,8 @@ impl Texts {
             Mode::Pasv => 0,
             Mode::Epsv => 1,
         };
-        mode | (self.user as u64) << 8 | (self.verb as u64) << 16 | (self.path as u64) << 24
+        let tls = u64::from(self.tls.client) << 1 | u64::from(self.tls.server) << 2;
+        mode | tls | (self.user as u64) << 8 | (self.verb as u64) << 16 | (self.path as u64) << 24
     }
 
     /// A length that cannot be is 0.
@@ -147,6 +149,10 @@ impl Texts {
             _ => 0,
         };
         Self {
+            tls: Tls {
+                client: word & 2 != 0,
+                server: word & 4 != 0,
+            },
             mode: if word & 1 == 0 {
                 Mode::Pasv
             } else {
@@ -250,6 +256,7 @@ impl<M: Memory> Slots<M> {
         self.set_packed(slot, field::LOCAL, local);
         let texts = Texts {
             mode: request.mode,
+            tls: request.tls,
             user: self.put_text::<MAX_USER>(slot, field::USER, request.user),
             verb: self.put_text::<MAX_VERB>(slot, field::VERB, request.verb),
             path: self.put_text::<MAX_PATH>(slot, field::PATH, request.path),
@@ -302,6 +309,7 @@ impl<M: Memory> Slots<M> {
             local: self.get_packed(slot, field::LOCAL).to_socket(),
             session: self.session(slot),
             mode: texts.mode,
+            tls: texts.tls,
             owner: self.owner(slot),
             deadline: self.when(slot),
             user: self.text(slot, field::USER, texts.user),

@@ -52,6 +52,10 @@ const NEW: Request<'static> = Request {
     local: None,
     session: 99,
     mode: Mode::Pasv,
+    tls: Tls {
+        client: true,
+        server: false,
+    },
     owner: DYING,
     deadline: 50_000,
     user: b"new user, longer than a word",
@@ -153,6 +157,7 @@ fn survives(deed: &Deed, at: &str, before: &[Reservation], memory: &Shared, now:
             local: NEW.local,
             session: NEW.session,
             mode: NEW.mode,
+            tls: NEW.tls,
             owner: NEW.owner,
             deadline: NEW.deadline,
             user: Text::new(NEW.user),

@@ -132,6 +132,10 @@ impl Model {
             },
             local: self.bench.random.one_in(2).then(|| socket("192.0.2.200:0")),
             session: self.below(6),
+            tls: Tls {
+                client: self.bench.random.one_in(2),
+                server: self.bench.random.one_in(2),
+            },
             mode: if self.bench.random.one_in(2) {
                 Mode::Pasv
             } else {
@@ -167,6 +171,7 @@ impl Model {
                     local: request.local,
                     session: request.session,
                     mode: request.mode,
+                    tls: request.tls,
                     owner: request.owner,
                     deadline: request.deadline,
                     user: Text::new(request.user),

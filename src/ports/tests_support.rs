@@ -147,6 +147,7 @@ pub fn request(peer: &str) -> Request<'static> {
         local: Some(socket("[2001:db8::9]:0")),
         session: 7,
         mode: Mode::Epsv,
+        tls: Tls::default(),
         owner: Owner(1),
         deadline: 60_000,
         user: b"anonymous",

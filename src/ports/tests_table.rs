@@ -51,6 +51,10 @@ fn reservation_is_kept_whole() {
                 local,
                 session: u64::MAX,
                 mode,
+                tls: Tls {
+                    client: mode == Mode::Pasv,
+                    server: mode == Mode::Epsv,
+                },
                 owner: Owner(u64::MAX),
                 user: b"o\xffdd user",
                 verb: b"RETR",
@@ -67,6 +71,10 @@ fn reservation_is_kept_whole() {
                 local,
                 session: request.session,
                 mode,
+                tls: Tls {
+                    client: mode == Mode::Pasv,
+                    server: mode == Mode::Epsv,
+                },
                 owner: request.owner,
                 deadline: request.deadline,
                 user: Text::new(request.user),

@@ -17,6 +17,36 @@ pub enum Local {
     UnknownProtocol,
     /// AUTH (RFC 2228 3).
     NoAuth,
+    /// AUTH is accepted; TLS begins behind it (RFC 4217 4).
+    StartTls,
+    /// AUTH over TLS.
+    TlsAlready,
+    /// AUTH with a mechanism that is not TLS.
+    UnknownMechanism,
+    /// PBSZ or PROT before AUTH.
+    TlsFirst,
+    /// PBSZ without a number.
+    BadArgument,
+    /// PBSZ is accepted as 0, whatever was asked for.
+    PbszZero,
+    /// PROT before PBSZ.
+    PbszFirst,
+    /// PROT C is accepted.
+    ProtClear,
+    /// PROT P is accepted.
+    ProtPrivate,
+    /// PROT C is not allowed.
+    ProtRequired,
+    /// PROT S or E (RFC 4217 9).
+    ProtUnsupported,
+    /// PROT with any other argument.
+    UnknownProt,
+    /// CCC.
+    NoClear,
+    /// USER before TLS.
+    LoginNeedsTls,
+    /// A transfer before PROT P.
+    DataNeedsTls,
     /// A verb that the proxy does not let through.
     NotImplemented,
     /// A verb with bytes that no verb has.
@@ -35,6 +65,21 @@ impl Local {
             Self::BadAddress => b"501 Invalid address.\r\n",
             Self::UnknownProtocol => b"522 Network protocol not supported, use (1,2)\r\n",
             Self::NoAuth => b"502 AUTH is not available.\r\n",
+            Self::StartTls => b"234 Proceed with negotiation.\r\n",
+            Self::TlsAlready => b"503 TLS is already in use.\r\n",
+            Self::UnknownMechanism => b"504 Unknown security mechanism.\r\n",
+            Self::TlsFirst => b"503 AUTH TLS first.\r\n",
+            Self::BadArgument => b"501 Invalid argument.\r\n",
+            Self::PbszZero => b"200 PBSZ=0\r\n",
+            Self::PbszFirst => b"503 PBSZ first.\r\n",
+            Self::ProtClear => b"200 Data connections are in clear.\r\n",
+            Self::ProtPrivate => b"200 Data connections are private.\r\n",
+            Self::ProtRequired => b"534 Data connections must be private.\r\n",
+            Self::ProtUnsupported => b"536 PROT level not supported.\r\n",
+            Self::UnknownProt => b"504 Unknown PROT level.\r\n",
+            Self::NoClear => b"534 The control connection stays private.\r\n",
+            Self::LoginNeedsTls => b"530 Login needs TLS: AUTH TLS first.\r\n",
+            Self::DataNeedsTls => b"522 Data connections must be private: PROT P first.\r\n",
             Self::NotImplemented => b"502 Command not implemented.\r\n",
             Self::Malformed => b"500 Command not understood.\r\n",
             Self::TooLong => b"500 Command line too long.\r\n",

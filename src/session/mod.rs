@@ -16,6 +16,7 @@
 //! client. It owns no socket, no clock and no table: whoever implements [`Actions`] does.
 
 mod local;
+mod protection;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ use crate::ftp::line::Line;
 use crate::ftp::reply::Piece;
 use crate::ftp::{Code, Command, HostPort, Lines, PassiveReply, ReplyReader};
 pub use local::Local;
+pub use protection::AuthTls;
+use protection::Protection;
 use queue::{Expected, Queue};
 pub use queue::{MAX_OUTSTANDING, Mode};
 
@@ -55,6 +58,9 @@ pub trait Actions {
     fn annotate(&mut self, transfer: Transfer<'_>);
     /// Something to log.
     fn note(&mut self, note: Note);
+    /// The handshake with the client may begin when what was replied so far has been sent; nothing more is
+    /// replied until [`Session::secured`].
+    fn start_tls(&mut self);
     /// Close both connections.
     fn close(&mut self);
 }
@@ -72,6 +78,8 @@ pub struct Passive<'a> {
     pub user: &'a [u8],
     /// The transfer command, if the client sent it ahead.
     pub transfer: Option<Transfer<'a>>,
+    /// The client's data connection uses TLS.
+    pub protected: bool,
 }
 
 /// No data port can be offered; the client gets 425.
@@ -140,11 +148,25 @@ impl Noted {
     }
 }
 
+/// What a control connection begins with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The client came over IPv4; PASV is refused to others.
+    pub client_is_ipv4: bool,
+    /// What AUTH gets.
+    pub auth: AuthTls,
+    /// The client's connection is TLS from its first byte.
+    pub implicit_tls: bool,
+    /// Transfers need PROT P.
+    pub data_tls_required: bool,
+}
+
 /// One control connection.
 #[derive(Debug)]
 pub struct Session {
     /// PASV can be answered.
     client_is_ipv4: bool,
+    protection: Protection,
     /// Nothing more is read.
     closed: bool,
     /// A malformed command has been noted; one line in the log is enough.
@@ -160,12 +182,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A connection whose greeting has not come. PASV is refused unless the client came over IPv4.
-    pub fn new(client_is_ipv4: bool) -> Self {
+    /// A connection whose greeting has not come.
+    pub fn new(terms: Terms) -> Self {
         let mut queue = Queue::default();
         queue.push(Expected::Greeting);
         Self {
-            client_is_ipv4,
+            client_is_ipv4: terms.client_is_ipv4,
+            protection: Protection::new(terms.auth, terms.implicit_tls, terms.data_tls_required),
             closed: false,
             malformed: false,
             lines: Lines::default(),
@@ -192,7 +215,7 @@ impl Session {
     /// replies are outstanding; the rest is offered again after the server has sent some.
     pub fn from_client(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
         let mut rest = input;
-        while !self.closed && !rest.is_empty() && !self.queue.is_full() {
+        while self.reads() && !rest.is_empty() && !self.queue.is_full() {
             match self.lines.next(&mut rest) {
                 Line::Whole(line) => self.command(without_telnet(&line), actions),
                 Line::Incomplete => {}
@@ -203,7 +226,8 @@ impl Session {
                 }
             }
         }
-        if self.closed {
+        if !self.reads() {
+            // What is in the way of TLS, or of the end, is gone.
             return input.len();
         }
         input.len() - rest.len()
@@ -211,13 +235,24 @@ impl Session {
 
     /// Whether [`Session::from_client`] would take bytes now.
     pub fn takes_commands(&self) -> bool {
-        self.closed || !self.queue.is_full()
+        !self.reads() || !self.queue.is_full()
+    }
+
+    /// Whether the client's bytes mean anything now.
+    fn reads(&self) -> bool {
+        !self.closed && !self.protection.is_switching()
+    }
+
+    /// The handshake with the client is done.
+    pub fn secured(&mut self) {
+        self.lines.rest();
+        self.protection.secured();
     }
 
     /// The client sends nothing more: what it left unfinished goes on if it is harmless.
     pub fn client_ended(&mut self, actions: &mut impl Actions) {
         let rest = self.lines.rest();
-        if !rest.is_empty() && !self.closed {
+        if !rest.is_empty() && self.reads() {
             self.command(without_telnet(&rest), actions);
         }
     }
@@ -267,15 +302,24 @@ impl Session {
                 actions.release();
                 return self.answer(Local::for_active(&address), actions);
             }
+            Command::User(_) if self.protection.refuses_login() => {
+                return self.answer(Local::LoginNeedsTls, actions);
+            }
             Command::User(name) => {
                 actions.release();
                 self.noted.user = noted(name);
                 Expected::Login
             }
+            Command::Rein if self.protection.refuses_rein() => {
+                return self.answer(Local::NotImplemented, actions);
+            }
             Command::Rein => {
                 actions.release();
                 self.noted = Noted::default();
                 Expected::Login
+            }
+            Command::Transfer(_) if self.protection.refuses_transfer() => {
+                return self.answer(Local::DataNeedsTls, actions);
             }
             Command::Transfer(transfer) => {
                 self.note_transfer(transfer, actions);
@@ -286,7 +330,22 @@ impl Session {
             Command::Empty => return,
             Command::Stat => Expected::Stat,
             Command::Feat => Expected::Feat,
-            Command::Auth => return self.answer(Local::NoAuth, actions),
+            Command::Auth(mechanism) => {
+                let local = self.protection.auth(mechanism);
+                return self.answer(local, actions);
+            }
+            Command::Pbsz(size) => match self.protection.pbsz(size) {
+                Some(local) => return self.answer(local, actions),
+                None => Expected::Plain,
+            },
+            Command::Prot(level) => match self.protection.prot(level) {
+                Some(local) => return self.answer(local, actions),
+                None => Expected::Plain,
+            },
+            Command::Ccc => {
+                let local = self.protection.ccc();
+                return self.answer(local, actions);
+            }
             Command::Unsafe => return self.answer(Local::NotImplemented, actions),
             Command::Malformed => {
                 if !self.malformed {
@@ -327,8 +386,10 @@ impl Session {
                 return;
             };
             actions.reply(local.line());
-            if local == Local::TooLong {
-                actions.close();
+            match local {
+                Local::TooLong => actions.close(),
+                Local::StartTls => return actions.start_tls(),
+                _ => {}
             }
         }
     }
@@ -360,6 +421,9 @@ impl Session {
                     return;
                 }
                 let line = std::mem::take(&mut self.held);
+                if self.reader.is_in_last_line() && !heading {
+                    actions.reply(self.protection.features());
+                }
                 let feature = line.strip_prefix(b"211-").unwrap_or(&line);
                 if heading || !is_unpromised(feature) {
                     actions.reply(&line);
@@ -436,6 +500,7 @@ impl Session {
                 port: parsed.port,
                 user: &self.noted.user,
                 transfer: self.noted.transfer().filter(|_| self.ahead),
+                protected: self.protection.of_data(),
             })
             .map_err(|Unavailable| None)?;
         let mut line = Vec::with_capacity(reply.len().saturating_add(24));

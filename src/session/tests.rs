@@ -27,11 +27,9 @@ impl Actions for Outside {
             .host
             .map_or("peer".to_owned(), |host| host.to_string());
         let ahead = passive.transfer.map_or("", |transfer| transfer.verb);
-        self.events.push(
-            format!("reserve {host}:{} {ahead}", passive.port)
-                .trim()
-                .to_owned(),
-        );
+        let tls = if passive.protected { "tls" } else { "" };
+        let text = format!("reserve {host}:{} {ahead}{tls}", passive.port);
+        self.events.push(text.trim().to_owned());
         let port = 10000 + self.next_port;
         self.next_port += 1;
         Ok(HostPort {
@@ -48,9 +46,19 @@ impl Actions for Outside {
     fn note(&mut self, note: Note) {
         self.events.push(note.to_string());
     }
+    fn start_tls(&mut self) {
+        self.events.push("start tls".to_owned());
+    }
     fn close(&mut self) {
         self.events.push("close".to_owned());
     }
+}
+
+fn session(client_is_ipv4: bool) -> Session {
+    Session::new(Terms {
+        client_is_ipv4,
+        ..Terms::default()
+    })
 }
 
 /// One side's bytes.
@@ -94,7 +102,7 @@ fn play_with(session: &mut Session, outside: &mut Outside, dialogue: &[Side<'_>]
 
 fn play_chunked(dialogue: &[Side<'_>], chunk: usize) -> Played {
     let mut outside = Outside::default();
-    play_with(&mut Session::new(true), &mut outside, dialogue, chunk);
+    play_with(&mut session(true), &mut outside, dialogue, chunk);
     Played {
         server: String::from_utf8_lossy(&outside.to_server).into_owned(),
         client: String::from_utf8_lossy(&outside.to_client).into_owned(),
@@ -219,7 +227,7 @@ fn multi_line_passive_reply_becomes_one_line() {
 
 #[test]
 fn endless_passive_reply_is_bounded_and_becomes_425() {
-    let mut session = Session::new(true);
+    let mut session = session(true);
     let mut outside = Outside::default();
     play_with(
         &mut session,
@@ -245,7 +253,7 @@ fn no_port_becomes_425() {
         ..Outside::default()
     };
     let dialogue = [s(HI), c("PASV\r\n"), s("227 (10,0,0,5,195,80)\r\n")];
-    play_with(&mut Session::new(true), &mut outside, &dialogue, 3);
+    play_with(&mut session(true), &mut outside, &dialogue, 3);
     assert_eq!(
         outside.to_client,
         b"220 Hi\r\n425 Can't open data connection.\r\n"
@@ -256,7 +264,7 @@ fn no_port_becomes_425() {
 fn pasv_over_ipv6_is_refused_by_the_proxy() {
     let mut outside = Outside::default();
     let dialogue = [s(HI), c("PASV\r\nEPSV\r\n"), s("229 (|||6446|)\r\n")];
-    play_with(&mut Session::new(false), &mut outside, &dialogue, 3);
+    play_with(&mut session(false), &mut outside, &dialogue, 3);
     assert_eq!(outside.to_server, b"EPSV\r\n");
     assert_eq!(
         outside.to_client,
@@ -484,7 +492,7 @@ fn preliminary_greeting_is_accepted() {
 #[test]
 fn http_closes_and_nothing_behind_it_counts() {
     let mut outside = Outside::default();
-    let mut session = Session::new(true);
+    let mut session = session(true);
     let sent = b"POST / HTTP/1.1\r\nPORT 1,2,3,4,5,6\r\nPASV\r\n";
     assert_eq!(session.from_client(sent, &mut outside), sent.len());
     assert_eq!(outside.events, ["client sent HTTP request", "close"]);
@@ -494,7 +502,7 @@ fn http_closes_and_nothing_behind_it_counts() {
 #[test]
 fn too_long_line_is_answered_and_closes() {
     let mut outside = Outside::default();
-    let mut session = Session::new(true);
+    let mut session = session(true);
     session.from_server(HI.as_bytes(), &mut outside);
     for _ in 0..20 {
         session.from_client(&[b'x'; 1000], &mut outside);
@@ -513,7 +521,7 @@ fn too_long_line_is_answered_and_closes() {
 #[test]
 fn full_queue_stops_reading_until_the_server_catches_up() {
     let mut outside = Outside::default();
-    let mut session = Session::new(true);
+    let mut session = session(true);
     let flood = b"NOOP\r\n".repeat(MAX_OUTSTANDING + 10);
     let taken = session.from_client(&flood, &mut outside);
     assert_eq!(taken, (MAX_OUTSTANDING - 1) * 6);
@@ -525,7 +533,7 @@ fn full_queue_stops_reading_until_the_server_catches_up() {
 #[test]
 fn long_text_streams_through() {
     let mut outside = Outside::default();
-    let mut session = Session::new(true);
+    let mut session = session(true);
     session.from_server(b"220-", &mut outside);
     session.from_server(&[b'x'; 65536], &mut outside);
     assert_eq!(outside.to_client.len(), 65540);
@@ -541,14 +549,14 @@ fn unfinished_bytes_go_on_at_the_end_unless_passive() {
         ("227", ""),
     ] {
         let mut outside = Outside::default();
-        let mut session = Session::new(true);
+        let mut session = session(true);
         session.from_server(sent.as_bytes(), &mut outside);
         session.server_ended(&mut outside);
         assert_eq!(String::from_utf8_lossy(&outside.to_client), expected);
     }
     for (sent, expected) in [("QUIT", "QUIT"), ("PORT 1,2,3,4,5,6", "")] {
         let mut outside = Outside::default();
-        let mut session = Session::new(true);
+        let mut session = session(true);
         session.from_client(sent.as_bytes(), &mut outside);
         session.client_ended(&mut outside);
         assert_eq!(String::from_utf8_lossy(&outside.to_server), expected);
@@ -558,7 +566,7 @@ fn unfinished_bytes_go_on_at_the_end_unless_passive() {
 #[test]
 fn password_is_not_kept() {
     let mut outside = Outside::default();
-    let mut session = Session::new(true);
+    let mut session = session(true);
     session.from_client(b"USER joe\r\nPASS sesame\r\n", &mut outside);
     assert!(!format!("{session:?}").contains("sesame"));
     assert_eq!(session.user(), b"joe");
@@ -580,4 +588,160 @@ proptest::proptest! {
         proptest::prop_assert_eq!(whole.server, split.server);
         proptest::prop_assert_eq!(whole.events, split.events);
     }
+}
+
+/// Plays a dialogue with a client that may say AUTH.
+fn play_tls(terms: Terms, dialogue: &[Side<'_>]) -> Played {
+    let mut outside = Outside::default();
+    play_with(&mut Session::new(terms), &mut outside, dialogue, usize::MAX);
+    Played {
+        server: String::from_utf8_lossy(&outside.to_server).into_owned(),
+        client: String::from_utf8_lossy(&outside.to_client).into_owned(),
+        events: outside.events,
+    }
+}
+
+fn offering(auth: AuthTls) -> Terms {
+    Terms {
+        client_is_ipv4: true,
+        auth,
+        ..Terms::default()
+    }
+}
+
+#[test]
+fn auth_starts_tls_in_its_turn_and_drops_what_is_behind_it() {
+    let played = play_tls(
+        offering(AuthTls::On),
+        &[
+            s(HI),
+            c("NOOP\r\nAUTH TLS\r\nUSER evil\r\n"),
+            c("PASS evil\r\n"),
+            s("200 ok\r\n"),
+        ],
+    );
+    assert_eq!(played.server, "NOOP\r\n");
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n200 ok\r\n234 Proceed with negotiation.\r\n"
+    );
+    assert_eq!(played.events, ["start tls"]);
+}
+
+#[test]
+fn a_line_begun_in_clear_is_not_finished_in_tls() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(offering(AuthTls::On));
+    let clear = [s(HI), c("AUTH TLS\r\nUSER ev")];
+    play_with(&mut session, &mut outside, &clear, 1);
+    session.secured();
+    let tls = [c("NOOP\r\n")];
+    play_with(&mut session, &mut outside, &tls, 1);
+    assert_eq!(outside.to_server, b"NOOP\r\n");
+}
+
+#[test]
+fn mechanisms_other_than_tls_are_unknown_and_tls_comes_once() {
+    let mut outside = Outside::default();
+    let mut session = Session::new(offering(AuthTls::On));
+    let clear = [s(HI), c("AUTH GSSAPI\r\nPBSZ 0\r\nCCC\r\nAUTH ssl\r\n")];
+    play_with(&mut session, &mut outside, &clear, 3);
+    session.secured();
+    play_with(
+        &mut session,
+        &mut outside,
+        &[c("AUTH TLS\r\nCCC\r\nREIN\r\n")],
+        3,
+    );
+    let text = String::from_utf8(outside.to_client).unwrap();
+    let codes: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+    assert_eq!(
+        codes,
+        ["220", "504", "503", "502", "234", "503", "534", "502"]
+    );
+    assert_eq!(outside.to_server, b"");
+}
+
+#[test]
+fn login_waits_for_tls_where_it_must() {
+    let played = play_tls(offering(AuthTls::Only), &[s(HI), c("USER a\r\nSYST\r\n")]);
+    assert_eq!(played.server, "SYST\r\n");
+    assert!(
+        played
+            .client
+            .ends_with("530 Login needs TLS: AUTH TLS first.\r\n")
+    );
+}
+
+#[test]
+fn prot_decides_over_data_connections() {
+    let terms = Terms {
+        client_is_ipv4: true,
+        auth: AuthTls::On,
+        ..Terms::default()
+    };
+    let mut outside = Outside::default();
+    let mut session = Session::new(terms);
+    play_with(&mut session, &mut outside, &[s(HI), c("AUTH TLS\r\n")], 9);
+    session.secured();
+    let dialogue = [
+        c("PROT P\r\nPBSZ 1000\r\nPROT S\r\nPROT X\r\nPASV\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n"),
+        c("prot p\r\nPASV\r\n"),
+        s("227 (10,0,0,5,195,81)\r\n"),
+        c("PROT C\r\nPASV\r\n"),
+        s("227 (10,0,0,5,195,82)\r\n"),
+    ];
+    play_with(&mut session, &mut outside, &dialogue, 9);
+    let text = String::from_utf8(outside.to_client).unwrap();
+    let codes: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+    assert_eq!(
+        codes,
+        [
+            "220", "234", "503", "200", "536", "504", "227", "200", "227", "200", "227"
+        ]
+    );
+    assert_eq!(
+        outside.events,
+        [
+            "start tls",
+            "reserve 10.0.0.5:50000",
+            "reserve 10.0.0.5:50001 tls",
+            "reserve 10.0.0.5:50002"
+        ]
+    );
+}
+
+#[test]
+fn transfers_in_clear_are_refused_where_they_must() {
+    let terms = Terms {
+        implicit_tls: true,
+        data_tls_required: true,
+        ..offering(AuthTls::Off)
+    };
+    let played = play_tls(terms, &[s(HI), c("PROT C\r\nRETR x\r\n")]);
+    assert_eq!(played.server, "RETR x\r\n");
+    let terms = Terms {
+        data_tls_required: true,
+        ..offering(AuthTls::On)
+    };
+    let played = play_tls(terms, &[s(HI), c("RETR x\r\n")]);
+    assert_eq!(played.server, "");
+    assert!(played.client.contains("\r\n522 "));
+}
+
+#[test]
+fn feat_promises_what_the_proxy_offers() {
+    let played = play_tls(
+        offering(AuthTls::On),
+        &[
+            s(HI),
+            c("FEAT\r\n"),
+            s("211-Features:\r\n AUTH GSSAPI\r\n EPSV\r\n211 End\r\n"),
+        ],
+    );
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n211-Features:\r\n EPSV\r\n AUTH TLS\r\n AUTH SSL\r\n PBSZ\r\n PROT\r\n211 End\r\n"
+    );
 }
