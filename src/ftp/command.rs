@@ -20,6 +20,8 @@ pub enum Command<'a> {
     Eprt(Result<SocketAddr, BadAddress>),
     /// USER with the name.
     User(&'a [u8]),
+    /// PASS or ACCT; what follows is nobody's business.
+    Secret,
     /// REIN: the session begins anew.
     Rein,
     /// ABOR.
@@ -105,6 +107,7 @@ impl<'a> Command<'a> {
             b"PORT" => Self::Port(HostPort::parse(argument)),
             b"EPRT" => Self::Eprt(parse_eprt(argument)),
             b"USER" => Self::User(argument),
+            b"PASS" | b"ACCT" => Self::Secret,
             b"REIN" => Self::Rein,
             b"ABOR" => Self::Abor,
             b"FEAT" => Self::Feat,

@@ -65,6 +65,26 @@ pub fn write(address: SocketAddr) -> (sockaddr_storage, socklen_t) {
     (storage, length as socklen_t)
 }
 
+/// A copy in memory of the pool. `None` where there is none.
+///
+/// # Safety
+///
+/// `pool` is alive.
+pub unsafe fn bytes_in_pool(pool: *mut ngx_pool_t, bytes: &[u8]) -> Option<ngx_str_t> {
+    // SAFETY: the copy is as long as what is copied.
+    unsafe {
+        let data = ngx_pnalloc(pool, bytes.len()).cast::<u8>();
+        if data.is_null() {
+            return None;
+        }
+        data.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        Some(ngx_str_t {
+            len: bytes.len(),
+            data,
+        })
+    }
+}
+
 /// Bytes of the longest text: an IPv6 address in brackets, with its port.
 const MAX_TEXT: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535".len();
 

@@ -1,6 +1,6 @@
 //! The server configuration: setters of the directives, merging, and the checks that need all of it.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::{mem, ptr};
@@ -44,6 +44,10 @@ pub struct SrvConf {
     pub data_timeout: ngx_msec_t,
     data_peer: ngx_uint_t,
     pasv_trust: *mut ngx_array_t,
+    /// Of a data server: the proxy's configuration with `proxy_ssl` the other way round, null if no session of the
+    /// zone can need it.
+    other_proxy: *mut c_void,
+    proxy_ssl: ngx_flag_t,
     auth_tls: ngx_uint_t,
     data_tls: ngx_uint_t,
     /// `ftp_original_dst`.
@@ -70,6 +74,13 @@ impl SrvConf {
     /// `ftp_data_peer any`.
     pub fn any_peer(&self) -> bool {
         self.data_peer == PEER_ANY
+    }
+
+    /// The proxy's configuration for a data connection whose server's leg is TLS or not, where it is another one
+    /// than the server's own.
+    pub fn proxy_for(&self, tls: bool) -> Option<*mut c_void> {
+        let other = tls != (self.proxy_ssl == 1) && !self.other_proxy.is_null();
+        other.then_some(self.other_proxy)
     }
 
     /// `ftp_auth_tls`.
@@ -657,6 +668,7 @@ unsafe fn check_tls(
                 return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
             }
         }
+        check_server_tls(cf, servers)?;
         for &core in servers {
             let conf = of_server(core);
             if private.contains(&conf.data) && !stock::can_do_tls(cf, (*core).ctx) {
@@ -665,6 +677,40 @@ unsafe fn check_tls(
                     conf,
                     "\"ftp_data\" needs \"ssl_certificate\": control servers of its zone do TLS",
                 );
+            }
+        }
+    }
+    Some(())
+}
+
+/// Data servers whose zone has a control server with `proxy_ssl on`, or that have it themselves, need both kinds of
+/// proxy: which one, every session tells.
+unsafe fn check_server_tls(
+    cf: *mut ngx_conf_t,
+    servers: &[*mut ngx_stream_core_srv_conf_t],
+) -> Option<()> {
+    // SAFETY: every server is complete, and changed only here.
+    unsafe {
+        let mut zones: Vec<*mut Zone> = Vec::new();
+        for &core in servers {
+            let conf = of_server(core);
+            if conf.is_control() && stock::has_proxy_ssl((*core).ctx) {
+                zones.push(conf.ctrl);
+            }
+        }
+        for &core in servers {
+            let ctx = (*core).ctx;
+            let conf = (*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
+            if !(*conf).is_data() {
+                continue;
+            }
+            let own = stock::has_proxy_ssl(ctx);
+            (*conf).proxy_ssl = own.into();
+            if own || zones.contains(&(*conf).data) {
+                let Some(other) = stock::other_proxy_ssl(cf, ctx, hidden_upstream()) else {
+                    return wrong(cf, &*conf, "\"ftp_data\" cannot do TLS with servers");
+                };
+                (*conf).other_proxy = other;
             }
         }
     }

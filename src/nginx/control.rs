@@ -186,6 +186,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 auth: conf.auth_tls(),
                 implicit_tls: (*s).ssl() == 1,
                 data_tls_required: conf.data_tls_required(),
+                server_tls: stock::proxies_tls(s),
             }),
             outside: Outside {
                 s,
@@ -737,13 +738,17 @@ impl Outside {
                 mode: passive.mode.into(),
                 tls: Tls {
                     client: passive.protected,
-                    server: false,
+                    server: passive.server_protected,
                 },
                 owner: zone::this_worker(),
                 deadline: zone::now().saturating_add(conf.data_timeout as u64),
                 user: passive.user,
                 verb: verb.as_bytes(),
                 path: passive.transfer.map_or(b"", |transfer| transfer.path),
+                name: match passive.server_protected {
+                    true => (*self.upstream()).ssl_name.as_bytes(),
+                    false => b"",
+                },
             };
             let mut reclaimed = Reclaimed::default();
             let old = self.current.take();

@@ -26,6 +26,7 @@ use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
 use super::socket::{self, set_reset_at_close};
+use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
 use crate::ports::{Host, Reservation, Ticket};
@@ -182,6 +183,9 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
                 return NGX_DECLINED as ngx_int_t;
             };
             let taken = data.take(log);
+            if taken && !data.choose_proxy() {
+                return NGX_ERROR as ngx_int_t;
+            }
             if taken && data.tls {
                 tls::hold((*s).connection, true);
             }
@@ -207,6 +211,18 @@ impl Data {
                 log,
                 "no data connection to {target} before any transfer command: is a firewall between?"
             );
+        }
+    }
+
+    /// The server's leg is TLS if its control connection has agreed on that, whatever `proxy_ssl` says here.
+    unsafe fn choose_proxy(&self) -> bool {
+        let tls = self.taken.is_some_and(|taken| taken.tls.server);
+        // SAFETY: the session is not proxied yet.
+        unsafe {
+            match context::conf(self.s).proxy_for(tls) {
+                Some(proxy) => stock::use_proxy_conf(self.s, proxy),
+                None => true,
+            }
         }
     }
 
@@ -309,6 +325,14 @@ unsafe extern "C" fn init(
             let Some(taken) = data.taken else {
                 return NGX_ERROR as ngx_int_t;
             };
+            let name = taken.name.as_bytes();
+            if !name.is_empty() {
+                // For SNI and verification it is the server that the control session is on.
+                let Some(copy) = address::bytes_in_pool(pool, name) else {
+                    return NGX_ERROR as ngx_int_t;
+                };
+                (*(*s).upstream).ssl_name = copy;
+            }
             data.target = address::in_pool(pool, taken.target);
             if data.target.is_null() {
                 return NGX_ERROR as ngx_int_t;

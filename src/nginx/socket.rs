@@ -51,7 +51,8 @@ pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
 pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
     // SAFETY: `getsockopt` fills what it is given.
     unsafe {
-        let local = local(c)?;
+        // nginx's own copy is the listener's where that has an address of its own.
+        let local = ask(|place, length| libc::getsockname((*c).fd, place, length))?;
         let (level, option) = match Host::from_socket(&local).ip() {
             IpAddr::V4(_) => (IPPROTO_IP, libc::SO_ORIGINAL_DST),
             IpAddr::V6(_) => (IPPROTO_IPV6, libc::IP6T_SO_ORIGINAL_DST),

@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_char, c_void};
 use std::{mem, ptr};
 
 use nginx_sys::{
-    ngx_array_t, ngx_command_t, ngx_conf_t, ngx_flag_t, ngx_module_t, ngx_msec_t, ngx_str_t,
-    ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
+    ngx_array_t, ngx_command_t, ngx_conf_t, ngx_flag_t, ngx_module_t, ngx_msec_t, ngx_palloc,
+    ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
     ngx_stream_module_t, ngx_stream_session_t, ngx_stream_upstream_main_conf_t,
     ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
@@ -110,6 +110,86 @@ unsafe fn call_setter(
 pub unsafe fn proxy_timeout(s: *mut ngx_stream_session_t) -> Option<ngx_msec_t> {
     // SAFETY: the directive writes an `ngx_msec_t` there.
     unsafe { setting(s, c"proxy_timeout") }
+}
+
+/// Whether the server has `proxy_ssl on`.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn proxies_tls(s: *mut ngx_stream_session_t) -> bool {
+    // SAFETY: the directive writes an `ngx_flag_t` there.
+    unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl") == Some(1) }
+}
+
+/// Whether a server's configuration has `proxy_ssl on`.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block, and everything is merged.
+pub unsafe fn has_proxy_ssl(ctx: *const ngx_stream_conf_ctx_t) -> bool {
+    // SAFETY: the directive writes an `ngx_flag_t` there.
+    unsafe {
+        let conf = *(*ctx).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        command(c"proxy_ssl")
+            .is_some_and(|ssl| conf.byte_add((*ssl).offset).cast::<ngx_flag_t>().read() == 1)
+    }
+}
+
+/// The same proxy configuration with `proxy_ssl` the other way round, and all else inherited. `None` where it
+/// cannot be made; nginx has said why.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block with `proxy_pass name`, and everything is merged.
+pub unsafe fn other_proxy_ssl(
+    cf: *mut ngx_conf_t,
+    ctx: *mut ngx_stream_conf_ctx_t,
+    name: ngx_str_t,
+) -> Option<*mut c_void> {
+    // SAFETY: the module's own functions make, fill and merge its configuration, as nginx would have them do.
+    // `cf` is in a scratch copy of the server meanwhile, for the setter writes the core's configuration too.
+    unsafe {
+        let (ssl, pass) = (command(c"proxy_ssl")?, command(c"proxy_pass")?);
+        let module = ngx_stream_proxy_module.ctx.cast::<ngx_stream_module_t>();
+        let (create, merge) = ((*module).create_srv_conf?, (*module).merge_srv_conf?);
+        let present = *(*ctx).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        let other = create(cf);
+        if other.is_null() {
+            return None;
+        }
+        let on = !has_proxy_ssl(ctx);
+        other
+            .byte_add((*ssl).offset)
+            .cast::<ngx_flag_t>()
+            .write(on.into());
+        let saved = mem::replace(&mut (*cf).ctx, ctx.cast());
+        let passed = call_setter(cf, pass, other, name);
+        (*cf).ctx = saved;
+        let merged = passed.is_null() && merge(cf, present, other).is_null();
+        merged.then_some(other)
+    }
+}
+
+/// Gives the session a copy of its server's configurations with another one of the proxy's.
+///
+/// # Safety
+///
+/// `s` is alive and not proxied yet; `proxy` is from `other_proxy_ssl`.
+pub unsafe fn use_proxy_conf(s: *mut ngx_stream_session_t, proxy: *mut c_void) -> bool {
+    // SAFETY: the array has a place for every module, and lives in the connection's pool.
+    unsafe {
+        let count = nginx_sys::ngx_stream_max_module;
+        let size = count * mem::size_of::<*mut c_void>();
+        let confs = ngx_palloc((*(*s).connection).pool, size).cast::<*mut c_void>();
+        if confs.is_null() {
+            return false;
+        }
+        confs.copy_from_nonoverlapping((*s).srv_conf, count);
+        confs.add(ngx_stream_proxy_module.ctx_index).write(proxy);
+        (*s).srv_conf = confs;
+    }
+    true
 }
 
 /// Whether the server has `proxy_protocol on`.

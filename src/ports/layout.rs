@@ -1,11 +1,11 @@
 //! Which word of the memory is what: header, buckets, slots.
 
 use super::Memory;
-use super::reservation::{MAX_PATH, MAX_USER};
+use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER};
 
 /// The version of the layout. It belongs to the identity of the memory: tables of different versions never
 /// share any.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 3;
 
 /// "ftpports" in a little-endian dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ftpports");
@@ -40,7 +40,7 @@ pub(super) mod header {
 
 /// The words of a slot; all that a search looks at is in the first cache line.
 pub(super) mod field {
-    use super::{MAX_PATH, MAX_USER};
+    use super::{MAX_NAME, MAX_PATH, MAX_USER};
 
     /// Id and state, see [`State`](crate::ports::slot::State).
     pub const STATE: usize = 0;
@@ -58,19 +58,20 @@ pub(super) mod field {
     pub const TARGET: usize = 9;
     /// Three words, all 0 if there is none.
     pub const LOCAL: usize = 12;
-    /// Mode, TLS and the lengths of user, verb and path.
+    /// Mode, TLS and the lengths of user, verb, path and name.
     pub const TEXTS: usize = 15;
     pub const VERB: usize = 16;
     pub const USER: usize = 17;
     pub const PATH: usize = USER + MAX_USER / 8;
+    pub const NAME: usize = PATH + MAX_PATH / 8;
     /// Words of a slot, whole cache lines.
-    pub const SIZE: usize = (PATH + MAX_PATH / 8).next_multiple_of(8);
+    pub const SIZE: usize = (NAME + MAX_NAME / 8).next_multiple_of(8);
 }
 
 /// A bound for 32-bit links; 7 GiB of memory are beyond any zone.
 const MAX_SLOTS: usize = 1 << 24;
 
-/// The number of reservations that fit into `words` 64-bit words: one for each 456 bytes or so.
+/// The number of reservations that fit into `words` 64-bit words: one for each 584 bytes or so.
 pub const fn capacity(words: usize) -> usize {
     // One bucket for each slot; the slots then begin on a cache line.
     let fit = words.saturating_sub(header::SIZE + 7) / (field::SIZE + 1);
@@ -171,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mebibyte_holds_two_thousand_reservations() {
-        assert!(capacity((1 << 20) / 8) > 2000);
+    fn a_mebibyte_holds_seventeen_hundred_reservations() {
+        assert!(capacity((1 << 20) / 8) > 1700);
         assert_eq!(capacity(usize::MAX), MAX_SLOTS);
     }
 }

@@ -42,7 +42,8 @@ pub use layout::{LAYOUT, LayoutError, capacity};
 pub use memory::Memory;
 pub use pick::{COOLING, PROBES};
 pub use reservation::{
-    MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Ticket, Tls,
+    MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Ticket,
+    Tls,
 };
 pub use table::{Counts, ReserveError, Table};
 pub use text::Text;

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 pub const MAX_USER: usize = 64;
 /// The longest verb kept, in bytes.
 pub const MAX_VERB: usize = 8;
+/// The longest server name kept, in bytes.
+pub const MAX_NAME: usize = 128;
 /// The longest path kept, in bytes.
 pub const MAX_PATH: usize = 240;
 
@@ -74,6 +76,8 @@ pub struct Request<'a> {
     pub verb: &'a [u8],
     /// Its argument; the first [`MAX_PATH`] bytes are kept.
     pub path: &'a [u8],
+    /// The name the server's certificate must have; none is kept of more than [`MAX_NAME`] bytes.
+    pub name: &'a [u8],
 }
 
 /// A copy of a reservation as it was when it was read.
@@ -107,4 +111,6 @@ pub struct Reservation {
     pub verb: Text<MAX_VERB>,
     /// Its argument.
     pub path: Text<MAX_PATH>,
+    /// The server's name for TLS.
+    pub name: Text<MAX_NAME>,
 }

@@ -1,7 +1,7 @@
 //! One slot: how a reservation is packed into words, in the order that survives a kill at any store.
 
 use super::layout::{Layout, field, header};
-use super::reservation::{MAX_PATH, MAX_USER, MAX_VERB};
+use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB};
 use super::{Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Text, Ticket, Tls};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -130,6 +130,7 @@ struct Texts {
     user: usize,
     verb: usize,
     path: usize,
+    name: usize,
 }
 
 impl Texts {
@@ -139,7 +140,13 @@ impl Texts {
             Mode::Epsv => 1,
         };
         let tls = u64::from(self.tls.client) << 1 | u64::from(self.tls.server) << 2;
-        mode | tls | (self.user as u64) << 8 | (self.verb as u64) << 16 | (self.path as u64) << 24
+        let lengths = [self.user, self.verb, self.path, self.name];
+        let shifts = [8, 16, 24, 32];
+        let shifted = lengths
+            .iter()
+            .zip(shifts)
+            .map(|(length, shift)| (*length as u64) << shift);
+        mode | tls | shifted.fold(0, |all, length| all | length)
     }
 
     /// A length that cannot be is 0.
@@ -161,8 +168,14 @@ impl Texts {
             user: length(8, MAX_USER),
             verb: length(16, MAX_VERB),
             path: length(24, MAX_PATH),
+            name: length(32, MAX_NAME),
         }
     }
+}
+
+/// A part of a name would be another name.
+fn whole<const MAX: usize>(name: &[u8]) -> &[u8] {
+    if name.len() > MAX { b"" } else { name }
 }
 
 /// The slots and the header, without the cache.
@@ -260,6 +273,7 @@ impl<M: Memory> Slots<M> {
             user: self.put_text::<MAX_USER>(slot, field::USER, request.user),
             verb: self.put_text::<MAX_VERB>(slot, field::VERB, request.verb),
             path: self.put_text::<MAX_PATH>(slot, field::PATH, request.path),
+            name: self.put_text::<MAX_NAME>(slot, field::NAME, whole::<MAX_NAME>(request.name)),
         };
         self.set(slot, field::TEXTS, texts.pack());
         self.set(slot, field::WHEN, request.deadline);
@@ -315,6 +329,7 @@ impl<M: Memory> Slots<M> {
             user: self.text(slot, field::USER, texts.user),
             verb: self.text(slot, field::VERB, texts.verb),
             path: self.text(slot, field::PATH, texts.path),
+            name: self.text(slot, field::NAME, texts.name),
         })
     }
 

@@ -21,6 +21,7 @@ fn scene() -> (Bench, [Ticket; 4]) {
     let alive = |peer| Request {
         owner: Owner(3),
         path: b"old path of some length",
+        name: b"old.example.com",
         ..request(peer)
     };
     let mut reserve = |request: &Request<'_>, port| bench.reserve(request, port..=port).unwrap();
@@ -61,6 +62,7 @@ const NEW: Request<'static> = Request {
     user: b"new user, longer than a word",
     verb: b"STOR",
     path: b"new path, longer than a word",
+    name: b"new.example.com",
 };
 
 fn new_for(peer: &str) -> Request<'static> {
@@ -163,6 +165,7 @@ fn survives(deed: &Deed, at: &str, before: &[Reservation], memory: &Shared, now:
             user: Text::new(NEW.user),
             verb: Text::new(NEW.verb),
             path: Text::new(NEW.path),
+            name: Text::new(NEW.name),
         };
         assert_eq!(*held, expected, "{at}");
         assert!(

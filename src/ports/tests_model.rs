@@ -146,6 +146,7 @@ impl Model {
             user: &text[..self.below(100) as usize],
             verb: &text[..self.below(12) as usize],
             path: &text[..self.below(300) as usize],
+            name: &text[..self.below(128) as usize],
         };
         let range = self.some_range();
         let answer = self.bench.reserve(&request, range.clone());
@@ -177,6 +178,7 @@ impl Model {
                     user: Text::new(request.user),
                     verb: Text::new(request.verb),
                     path: Text::new(request.path),
+                    name: Text::new(request.name),
                 };
                 assert_eq!(self.bench.table.read(ticket), Some(expected));
                 self.live.insert(ticket.id, expected);

@@ -153,6 +153,7 @@ pub fn request(peer: &str) -> Request<'static> {
         user: b"anonymous",
         verb: b"",
         path: b"",
+        name: b"",
     }
 }
 

@@ -59,6 +59,7 @@ fn reservation_is_kept_whole() {
                 user: b"o\xffdd user",
                 verb: b"RETR",
                 path: b"a path/of 17 byte",
+                name: b"ftp.example.com",
                 ..request(BOB)
             };
             let reserved = bench.reserve(&request, 1..=1).unwrap();
@@ -80,6 +81,7 @@ fn reservation_is_kept_whole() {
                 user: Text::new(request.user),
                 verb: Text::new(request.verb),
                 path: Text::new(request.path),
+                name: Text::new(request.name),
             };
             assert_eq!(bench.table.read(reserved.ticket), Some(expected));
         }
@@ -274,12 +276,14 @@ fn texts_are_cut_at_their_bounds() {
         user: &long,
         verb: &long,
         path: &long,
+        name: &long,
         ..request(ALICE)
     };
     let ticket = bench.reserve(&request, PORT..=PORT).unwrap().ticket;
     for _ in 0..2 {
         let reservation = bench.table.read(ticket).unwrap();
         assert_eq!(reservation.user.as_bytes(), &long[..MAX_USER]);
+        assert_eq!(reservation.name.as_bytes(), b"");
         assert_eq!(reservation.verb.as_bytes(), &long[..MAX_VERB]);
         assert_eq!(reservation.path.as_bytes(), &long[..MAX_PATH]);
         bench.table.annotate(ticket, &long, &long);

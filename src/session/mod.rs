@@ -29,7 +29,7 @@ use crate::ftp::reply::Piece;
 use crate::ftp::{Code, Command, HostPort, Lines, PassiveReply, ReplyReader};
 pub use local::Local;
 pub use protection::AuthTls;
-use protection::Protection;
+use protection::{Answer, Protection};
 use queue::{Expected, Queue};
 pub use queue::{MAX_OUTSTANDING, Mode};
 
@@ -80,6 +80,8 @@ pub struct Passive<'a> {
     pub transfer: Option<Transfer<'a>>,
     /// The client's data connection uses TLS.
     pub protected: bool,
+    /// The server's data connection uses TLS.
+    pub server_protected: bool,
 }
 
 /// No data port can be offered; the client gets 425.
@@ -99,6 +101,9 @@ pub enum Note {
     /// The server's fault.
     #[error("server announced privileged data port {0}")]
     PrivilegedPort(u16),
+    /// The server's fault, or the admin's.
+    #[error("server refused \"PROT P\" with {0}: its data connections are in clear")]
+    NoPrivateData(u16),
     /// The client's fault.
     #[error("client sent too long command line")]
     TooLong,
@@ -159,6 +164,8 @@ pub struct Terms {
     pub implicit_tls: bool,
     /// Transfers need PROT P.
     pub data_tls_required: bool,
+    /// The server's connection is TLS.
+    pub server_tls: bool,
 }
 
 /// One control connection.
@@ -188,7 +195,12 @@ impl Session {
         queue.push(Expected::Greeting);
         Self {
             client_is_ipv4: terms.client_is_ipv4,
-            protection: Protection::new(terms.auth, terms.implicit_tls, terms.data_tls_required),
+            protection: Protection::new(
+                terms.auth,
+                terms.implicit_tls,
+                terms.data_tls_required,
+                terms.server_tls,
+            ),
             closed: false,
             malformed: false,
             lines: Lines::default(),
@@ -260,7 +272,9 @@ impl Session {
     /// Takes bytes of the server, all of them.
     pub fn from_server(&mut self, mut input: &[u8], actions: &mut impl Actions) {
         loop {
-            let withhold = self.queue.awaits_feat() || self.queue.awaits_passive_next();
+            let withhold = self.queue.awaits_feat()
+                || self.queue.awaits_passive_next()
+                || self.queue.awaits_own_next();
             match self.reader.next(&mut input, withhold) {
                 Some(Piece::Begin(code)) => self.begin(code),
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
@@ -335,13 +349,15 @@ impl Session {
                 return self.answer(local, actions);
             }
             Command::Pbsz(size) => match self.protection.pbsz(size) {
-                Some(local) => return self.answer(local, actions),
-                None => Expected::Plain,
+                Answer::Local(local) => return self.answer(local, actions),
+                _ => Expected::Plain,
             },
             Command::Prot(level) => match self.protection.prot(level) {
-                Some(local) => return self.answer(local, actions),
-                None => Expected::Plain,
+                Answer::Local(local) => return self.answer(local, actions),
+                Answer::Both { private } => Expected::Prot { private },
+                Answer::Pass => Expected::Plain,
             },
+            Command::Secret => Expected::Secret,
             Command::Ccc => {
                 let local = self.protection.ccc();
                 return self.answer(local, actions);
@@ -397,6 +413,8 @@ impl Session {
     fn begin(&mut self, code: Code) {
         self.treatment = match code.number() {
             227 | 229 => Treatment::Hold,
+            // 421 is nobody's answer: the server says goodbye.
+            200..=420 | 422.. if self.queue.awaits_own_next() => Treatment::Drop,
             // No reply that means yes but 227 and 229 answers PASV or EPSV; clients look for an address in it.
             200..=299 if self.queue.awaits_passive_next() => Treatment::Hold,
             211 if self.queue.awaits_feat() => Treatment::Filter { heading: true },
@@ -443,11 +461,33 @@ impl Session {
             self.passive(code, &held, actions);
         } else if code.is_preliminary() {
             self.queue.preliminary();
-        } else if self.queue.take(code) == Some(Expected::Login) {
+        } else {
+            let answered = self.queue.take(code);
+            self.answered(answered, code.number(), actions);
+        }
+        self.answer_waiting(actions);
+    }
+
+    /// What follows from a final reply.
+    fn answered(&mut self, answered: Option<Expected>, code: u16, actions: &mut impl Actions) {
+        let yes = (200..=299).contains(&code);
+        if answered == Some(Expected::Login) {
             // A 227 pipelined before USER or REIN came after the command had been seen.
             actions.release();
         }
-        self.answer_waiting(actions);
+        match answered {
+            Some(Expected::Login | Expected::Secret)
+                if matches!(code, 230 | 232) && self.protection.asks_server() =>
+            {
+                actions.forward(b"PBSZ 0\r\nPROT P\r\n");
+                self.queue.push(Expected::OwnPbsz);
+                self.queue.push(Expected::OwnProt);
+            }
+            Some(Expected::Prot { private }) if yes => self.protection.agreed(private),
+            Some(Expected::OwnProt) if yes => self.protection.server_agreed(),
+            Some(Expected::OwnProt) => actions.note(Note::NoPrivateData(code)),
+            _ => {}
+        }
     }
 
     /// A whole 227 or 229.
@@ -501,6 +541,7 @@ impl Session {
                 user: &self.noted.user,
                 transfer: self.noted.transfer().filter(|_| self.ahead),
                 protected: self.protection.of_data(),
+                server_protected: self.protection.of_server_data(),
             })
             .map_err(|Unavailable| None)?;
         let mut line = Vec::with_capacity(reply.len().saturating_add(24));

@@ -1,4 +1,7 @@
-//! TLS toward the client (RFC 4217): AUTH, PBSZ, PROT and CCC as the proxy answers them. It does no TLS.
+//! TLS of both legs (RFC 4217): AUTH, PBSZ, PROT and CCC as the proxy answers or passes them. It does no TLS.
+//!
+//! Where both legs speak TLS, PBSZ and PROT are the server's to answer, and its answer decides for both legs. Where
+//! only the client's does, the proxy answers; where only the server's does, the proxy sends its own after login.
 //!
 //! ```text
 //!            AUTH TLS              handshake done
@@ -38,12 +41,29 @@ pub struct Protection {
     channel: Channel,
     pbsz: bool,
     data: bool,
+    /// The server's control connection is TLS, and what its data connections are.
+    server: bool,
+    server_data: bool,
+}
+
+/// What becomes of PBSZ or PROT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The proxy answers.
+    Local(Local),
+    /// The server answers, and nothing follows from it.
+    Pass,
+    /// The server answers, for both legs.
+    Both {
+        /// PROT P.
+        private: bool,
+    },
 }
 
 impl Protection {
     /// A connection that begins in clear, or in `implicit` TLS. By old custom the latter protects its data
     /// connections too until PROT C.
-    pub fn new(auth: AuthTls, implicit: bool, data_required: bool) -> Self {
+    pub fn new(auth: AuthTls, implicit: bool, data_required: bool, server: bool) -> Self {
         Self {
             auth,
             data_required,
@@ -54,6 +74,8 @@ impl Protection {
             },
             pbsz: implicit,
             data: implicit,
+            server,
+            server_data: false,
         }
     }
 
@@ -91,40 +113,75 @@ impl Protection {
         Local::StartTls
     }
 
-    /// PBSZ (RFC 4217 8); `None` where it is not the proxy's to answer.
-    pub fn pbsz(&mut self, size: &[u8]) -> Option<Local> {
+    /// Before AUTH: PBSZ and PROT are an error, that only the server tells of if the proxy knows no TLS.
+    fn before_tls(&self) -> Answer {
+        match self.auth == AuthTls::Off && !self.server {
+            true => Answer::Pass,
+            false => Answer::Local(Local::TlsFirst),
+        }
+    }
+
+    /// PBSZ (RFC 4217 8).
+    pub fn pbsz(&mut self, size: &[u8]) -> Answer {
         if self.channel != Channel::Tls {
-            return (self.auth != AuthTls::Off).then_some(Local::TlsFirst);
+            return self.before_tls();
         }
         let digits = size.trim_ascii();
         if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-            return Some(Local::BadArgument);
+            return Answer::Local(Local::BadArgument);
         }
         self.pbsz = true;
-        Some(Local::PbszZero)
+        match self.server {
+            true => Answer::Pass,
+            false => Answer::Local(Local::PbszZero),
+        }
     }
 
-    /// PROT (RFC 4217 9); `None` where it is not the proxy's to answer.
-    pub fn prot(&mut self, level: &[u8]) -> Option<Local> {
+    /// PROT (RFC 4217 9).
+    pub fn prot(&mut self, level: &[u8]) -> Answer {
         if self.channel != Channel::Tls {
-            return (self.auth != AuthTls::Off).then_some(Local::TlsFirst);
+            return self.before_tls();
         }
         if !self.pbsz {
-            return Some(Local::PbszFirst);
+            return Answer::Local(Local::PbszFirst);
         }
-        Some(match level.trim_ascii().to_ascii_uppercase().as_slice() {
-            b"C" if self.data_required => Local::ProtRequired,
-            b"C" => {
-                self.data = false;
-                Local::ProtClear
-            }
-            b"P" => {
-                self.data = true;
-                Local::ProtPrivate
-            }
-            b"S" | b"E" => Local::ProtUnsupported,
-            _ => Local::UnknownProt,
+        let private = match level.trim_ascii().to_ascii_uppercase().as_slice() {
+            b"C" if self.data_required => return Answer::Local(Local::ProtRequired),
+            b"C" => false,
+            b"P" => true,
+            b"S" | b"E" => return Answer::Local(Local::ProtUnsupported),
+            _ => return Answer::Local(Local::UnknownProt),
+        };
+        if self.server {
+            return Answer::Both { private };
+        }
+        self.data = private;
+        Answer::Local(if private {
+            Local::ProtPrivate
+        } else {
+            Local::ProtClear
         })
+    }
+
+    /// The server has accepted PROT for both legs.
+    pub fn agreed(&mut self, private: bool) {
+        self.data = private;
+        self.server_data = private;
+    }
+
+    /// Whether the proxy has to ask the server for private data connections: nobody else will.
+    pub fn asks_server(&self) -> bool {
+        self.server && self.channel == Channel::Plain && !self.server_data
+    }
+
+    /// The server has accepted the proxy's own PROT P.
+    pub fn server_agreed(&mut self) {
+        self.server_data = true;
+    }
+
+    /// Data connections of the server use TLS.
+    pub fn of_server_data(&self) -> bool {
+        self.server_data
     }
 
     /// CCC is refused over TLS (RFC 4217 5), and unknown without.

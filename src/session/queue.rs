@@ -42,6 +42,17 @@ pub enum Expected {
     Feat,
     /// USER or REIN.
     Login,
+    /// PASS or ACCT.
+    Secret,
+    /// PROT, which decides for both legs.
+    Prot {
+        /// PROT P.
+        private: bool,
+    },
+    /// The proxy's own PBSZ 0: swallowed.
+    OwnPbsz,
+    /// The proxy's own PROT P: swallowed.
+    OwnProt,
     /// Any other command.
     Plain,
     /// Not the server's: the proxy's own answer, waiting for its turn.
@@ -80,6 +91,14 @@ impl Queue {
     /// Whether the next reply answers FEAT.
     pub fn awaits_feat(&self) -> bool {
         self.next_command() == Some(Expected::Feat)
+    }
+
+    /// Whether the next reply answers a command of the proxy's own.
+    pub fn awaits_own_next(&self) -> bool {
+        matches!(
+            self.next_command(),
+            Some(Expected::OwnPbsz | Expected::OwnProt)
+        )
     }
 
     /// Whether the next reply answers PASV or EPSV.

@@ -27,7 +27,12 @@ impl Actions for Outside {
             .host
             .map_or("peer".to_owned(), |host| host.to_string());
         let ahead = passive.transfer.map_or("", |transfer| transfer.verb);
-        let tls = if passive.protected { "tls" } else { "" };
+        let tls = match (passive.protected, passive.server_protected) {
+            (false, false) => "",
+            (true, false) => "tls",
+            (false, true) => "server-tls",
+            (true, true) => "both-tls",
+        };
         let text = format!("reserve {host}:{} {ahead}{tls}", passive.port);
         self.events.push(text.trim().to_owned());
         let port = 10000 + self.next_port;
@@ -743,5 +748,93 @@ fn feat_promises_what_the_proxy_offers() {
     assert_eq!(
         played.client,
         "220 Hi\r\n211-Features:\r\n EPSV\r\n AUTH TLS\r\n AUTH SSL\r\n PBSZ\r\n PROT\r\n211 End\r\n"
+    );
+}
+
+#[test]
+fn proxy_asks_the_server_for_private_data_and_swallows_the_answers() {
+    let terms = Terms {
+        server_tls: true,
+        ..offering(AuthTls::Off)
+    };
+    let dialogue = [
+        s(HI),
+        c("USER a\r\n"),
+        s("331 x\r\n"),
+        c("PASS b\r\nSYST\r\n"),
+        s("230-x\r\n230 in\r\n215 UNIX\r\n200 PBSZ=0\r\n"),
+        c("PBSZ 0\r\n"),
+        s("200-Protection\r\n200 is private\r\n"),
+        c("PASV\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n"),
+    ];
+    for chunk in [1, 3, usize::MAX] {
+        let mut outside = Outside::default();
+        play_with(&mut Session::new(terms), &mut outside, &dialogue, chunk);
+        assert_eq!(
+            String::from_utf8_lossy(&outside.to_server),
+            "USER a\r\nPASS b\r\nSYST\r\nPBSZ 0\r\nPROT P\r\nPASV\r\n"
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&outside.to_client),
+            "220 Hi\r\n331 x\r\n230-x\r\n230 in\r\n215 UNIX\r\n503 AUTH TLS first.\r\n\
+             227 (203,0,113,5,39,16)\r\n"
+        );
+        assert_eq!(
+            outside.events.last().unwrap(),
+            "reserve 10.0.0.5:50000 server-tls"
+        );
+    }
+}
+
+#[test]
+fn server_that_refuses_private_data_is_told_of() {
+    let terms = Terms {
+        server_tls: true,
+        ..offering(AuthTls::Off)
+    };
+    let played = play_tls(
+        terms,
+        &[
+            s(HI),
+            c("USER a\r\n"),
+            s("230 in\r\n500 what\r\n500 what\r\n"),
+            c("NOOP\r\n"),
+            s("200 ok\r\n"),
+        ],
+    );
+    assert_eq!(played.client, "220 Hi\r\n230 in\r\n200 ok\r\n");
+    assert!(played.events.last().unwrap().contains("refused"));
+}
+
+#[test]
+fn server_decides_for_both_legs_where_both_do_tls() {
+    let terms = Terms {
+        server_tls: true,
+        implicit_tls: true,
+        ..offering(AuthTls::Off)
+    };
+    let played = play_tls(
+        terms,
+        &[
+            s(HI),
+            c("USER a\r\n"),
+            s("230 in\r\n"),
+            c("PBSZ 0\r\nPROT P\r\nPASV\r\nPROT C\r\nPASV\r\n"),
+            s("200 ok\r\n200 ok\r\n227 (10,0,0,5,195,80)\r\n"),
+            s("534 no\r\n227 (10,0,0,5,195,81)\r\n"),
+        ],
+    );
+    assert!(
+        played
+            .server
+            .ends_with("PBSZ 0\r\nPROT P\r\nPASV\r\nPROT C\r\nPASV\r\n")
+    );
+    assert_eq!(
+        played.events[2..],
+        [
+            "reserve 10.0.0.5:50000 both-tls",
+            "reserve 10.0.0.5:50001 both-tls"
+        ]
     );
 }
