@@ -690,6 +690,23 @@ impl Outside {
         }
     }
 
+    /// Where the data connection comes from, if the kernel would not choose it: of a control connection that
+    /// `proxy_bind` has given an address the same one. To the same host the kernel chooses alike for both;
+    /// another host may need another source; and an address that is not ours can be had again only by
+    /// `proxy_bind ... transparent` on the data server.
+    unsafe fn source_for(&self, target: &SocketAddr) -> Option<SocketAddr> {
+        // SAFETY: the upstream is connected.
+        unsafe {
+            let peer = &(*self.upstream()).peer;
+            if peer.local.is_null() || peer.transparent() == 1 {
+                return None;
+            }
+            let server = socket::peer(peer.connection);
+            let same_host = server.is_some_and(|server| server.ip() == target.ip());
+            socket::local(peer.connection).filter(|_| same_host)
+        }
+    }
+
     unsafe fn reserve_port(&mut self, passive: &Passive<'_>) -> Option<HostPort> {
         // SAFETY: the session is alive and its upstream connected.
         unsafe {
@@ -722,13 +739,7 @@ impl Outside {
                     return None;
                 }
             };
-            // An address that is not ours can be had again only by `proxy_bind ... transparent`.
-            let transparent = (*self.upstream()).peer.transparent() == 1;
-            // Another host than the control connection's may need another source.
-            let server = socket::peer(self.upstream_connection());
-            let same_host = server.is_some_and(|server| server.ip() == target.ip());
-            let local =
-                socket::local(self.upstream_connection()).filter(|_| same_host && !transparent);
+            let local = self.source_for(&target);
             let verb = passive.transfer.map_or("", |transfer| transfer.verb);
             let request = Request {
                 peer,

@@ -44,6 +44,8 @@ pub struct Data {
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
+    /// The transfer is over, and `taken` is up to date.
+    over: bool,
 }
 
 /// How a data connection ends.
@@ -79,6 +81,9 @@ impl Data {
     /// The reservation as the control session has described it by now.
     pub fn reservation(&self) -> Option<Reservation> {
         let taken = self.taken?;
+        if self.over {
+            return Some(taken);
+        }
         let fresh = self.zone()?.with(|table| table.read(taken.ticket));
         Some(fresh.flatten().unwrap_or(taken))
     }
@@ -151,6 +156,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             handshake: None,
             target: ptr::null_mut(),
             ending: Ending::Refused,
+            over: false,
         };
         if context::attach(s, Context::Data(Box::new(data))).is_none() {
             return NGX_ERROR as ngx_int_t;
@@ -405,8 +411,11 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             let Some(data) = context::data(s) else {
                 return;
             };
-            let verb = data.reservation().map(|reservation| reservation.verb);
+            // From now on nothing is added to it.
+            data.taken = data.reservation();
+            let verb = data.taken.map(|taken| taken.verb);
             let legs = Legs::of(s, verb.as_ref().map_or(b"", |verb| verb.as_bytes()));
+            data.over = true;
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
                 set_reset_at_close((*peer).connection, !legs.server_has_all);
