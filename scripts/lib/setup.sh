@@ -56,7 +56,7 @@ need_packages() {
 }
 
 need_cargo() {
-    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.85 or newer with rustup (https://rustup.rs)"
+    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.91 or newer with rustup"
 }
 
 # need_cargo_tool name version: unoptimised, as compiling it takes longer than all it has to do.
@@ -139,8 +139,8 @@ peer_server() {
     printf '%s\n' "$dir"
 }
 
-need_perl() { need_packages perl; }
-need_clients() { need_packages perl curl lftp tnftp python3 python3-pyftpdlib; }
+need_perl() { need_packages perl libio-socket-ssl-perl openssl; }
+need_clients() { need_perl; need_packages curl lftp tnftp python3 python3-pyftpdlib; }
 need_firewall() { need_packages iproute2 nftables iptables; }
 
 # free_ports first last: nobody listens on any of them (on any address).

@@ -610,6 +610,15 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
                 );
             }
             let name = zone.name;
+            if (*zone.shm).shm.size == 0 {
+                return wrong(
+                    cf,
+                    conf,
+                    format_args!(
+                        "zone \"{name}\" has no size: no \"ftp_ctrl\" says \"zone={name}:size\""
+                    ),
+                );
+            }
             if conf.is_control() && zone.min_port == 0 {
                 return wrong(cf, conf, format_args!("zone \"{name}\" has no port range"));
             }
@@ -815,7 +824,8 @@ unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
         ngx_log_error!(
             NGX_LOG_WARN,
             log,
-            "ports \"{first}-{last}\" of zone \"{name}\" have no \"ftp_data\" listener"
+            "ports \"{first}-{last}\" of zone \"{name}\" have no \"ftp_data\" listener, \
+             nor one with \"ftp_original_dst on\""
         );
     }
 }

@@ -43,6 +43,8 @@ pub struct Control {
     from_client: Input,
     from_server: Input,
     handshake: Option<Handshake>,
+    /// The client's last bytes ended within a line.
+    mid_line: bool,
     /// The proxy's own handler of the client's write event, once ours is in its place.
     timeout_handler: Option<ngx_event_handler_pt>,
 }
@@ -206,6 +208,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             from_client: Input::default(),
             from_server: Input::default(),
             handshake: None,
+            mid_line: false,
             timeout_handler: None,
         };
         match context::attach(s, Context::Control(Box::new(control))) {
@@ -273,21 +276,20 @@ impl Control {
             self.outside.send_to_server(ended)?;
             self.start_tls_if_asked();
             self.mark_held();
-            read_past_urgent((*self.session()).connection);
+            if self.mid_line {
+                read_past_urgent((*self.session()).connection);
+            }
         }
         self.outside.close_if_asked()
     }
 
-    /// Tells the proxy, which sees only `buffered`, that there is more for the server: or it would take the
-    /// client's FIN for the end.
+    /// Tells the proxy, which sees only `buffered`, that there is more for either side: or it would take the
+    /// other side's FIN for the end.
     unsafe fn mark_held(&mut self) {
-        let held = self.from_client.first.is_some() || self.from_client.last;
-        // SAFETY: the upstream is connected.
+        // SAFETY: the connections are open.
         unsafe {
-            if let Some(pc) = self.outside.upstream_connection().as_mut() {
-                let others = pc.buffered() & !HELD;
-                pc.set_buffered(if held { others | HELD } else { others });
-            }
+            mark(self.outside.upstream_connection(), &self.from_client);
+            mark((*self.session()).connection, &self.from_server);
         }
     }
 
@@ -303,6 +305,7 @@ impl Control {
                     }
                 }
                 let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
+                self.mid_line = !bytes.ends_with(b"\n");
                 let taken = match self.outside.is_of_client(buf) {
                     true => {
                         // A piece at a time: answers to a flood are sent before more are made.
@@ -332,6 +335,7 @@ impl Control {
         unsafe {
             self.from_server.append(chain);
             self.outside.send_to_client(false)?;
+            let mut begun = false;
             while let Some(buf) = self.from_server.front() {
                 if self.outside.start_tls || self.handshake.is_some() {
                     break;
@@ -343,6 +347,7 @@ impl Control {
                     }
                 }
                 let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
+                begun |= bytes.starts_with(b"1");
                 self.machine.from_server(bytes, &mut self.outside);
                 (*buf).pos = (*buf).last;
                 self.from_server.pop();
@@ -353,6 +358,11 @@ impl Control {
             }
             self.outside.send_to_client(ended)?;
             self.start_tls_if_asked();
+            self.mark_held();
+            if begun {
+                // A transfer begins: Synch and ABOR may stand behind its command.
+                read_past_urgent((*self.session()).connection);
+            }
             self.wake_client_side();
         }
         self.outside.close_if_asked()
@@ -363,7 +373,7 @@ impl Control {
         // SAFETY: the session is alive, and nothing is buffered toward the client.
         unsafe {
             let s = self.session();
-            if self.outside.start_tls && (*(*s).connection).buffered() == 0 {
+            if self.outside.start_tls && (*(*s).connection).buffered() & !HELD == 0 {
                 self.outside.start_tls = false;
                 self.handshake = Some(tls::begin(s));
             }
@@ -406,6 +416,15 @@ impl Control {
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
             (*write).handler = Some(on_client_write);
         }
+    }
+}
+
+unsafe fn mark(dst: *mut ngx_connection_t, input: &Input) {
+    // SAFETY: an open connection, or none yet.
+    if let Some(dst) = unsafe { dst.as_mut() } {
+        let held = input.first.is_some() || input.last;
+        let others = dst.buffered() & !HELD;
+        dst.set_buffered(if held { others | HELD } else { others });
     }
 }
 
@@ -563,7 +582,7 @@ impl Outside {
             let c = (*self.s).connection;
             ok(self.to_client.send(self.s, c, last))?;
             // A reply of our own may be sent while the proxy waits for something else.
-            match (*c).buffered() {
+            match (*c).buffered() & !HELD {
                 0 => Ok(()),
                 _ => ok(ngx_handle_write_event((*c).write, 0)),
             }
@@ -587,7 +606,7 @@ impl Outside {
         // SAFETY: the socket is open and does not block; the buffer has the length that is told.
         unsafe {
             let c = (*self.s).connection;
-            if !(*c).ssl.is_null() || (*c).buffered() != 0 {
+            if !(*c).ssl.is_null() || (*c).buffered() & !HELD != 0 {
                 return Err(Ended);
             }
             let fd = (*c).fd;
@@ -631,7 +650,7 @@ impl Outside {
                     return Some(announced);
                 }
             }
-            let mut peer = socket::peer(self.upstream_connection())?;
+            let mut peer = address::read((*self.upstream()).peer.sockaddr)?;
             peer.set_port(passive.port);
             Some(peer)
         }
@@ -701,7 +720,7 @@ impl Outside {
             if peer.local.is_null() || peer.transparent() == 1 {
                 return None;
             }
-            let server = socket::peer(peer.connection);
+            let server = address::read(peer.sockaddr);
             let same_host = server.is_some_and(|server| server.ip() == target.ip());
             socket::local(peer.connection).filter(|_| same_host)
         }
@@ -784,13 +803,13 @@ impl Outside {
             let whom = Whom(client);
             match reserved {
                 Ok(reserved) => {
-                    let port = reserved.port;
+                    let (port, session) = (reserved.port, self.id);
                     self.current = Some(reserved);
                     self.port = Some(port);
                     ngx_log_error!(
                         NGX_LOG_INFO,
                         log,
-                        "ftp reserved port {port} for {whom}, target {target}"
+                        "ftp reserved port {port} for {whom}, target {target}, session {session:016x}"
                     );
                     Some(HostPort { host, port })
                 }

@@ -243,11 +243,11 @@ impl Data {
         let Some(reservation) = taken else {
             return false;
         };
-        let target = reservation.target;
+        let (target, session) = (reservation.target, reservation.session);
         ngx_log_error!(
             NGX_LOG_INFO,
             log,
-            "ftp matched port {port}, target {target}"
+            "ftp matched port {port}, target {target}, session {session:016x}"
         );
         self.taken = taken;
         self.tls |= reservation.tls.client;
@@ -276,12 +276,17 @@ impl Data {
             };
             set_reset_at_close(c, !clean);
             if let Some(taken) = self.taken {
-                let (port, target, ending) = (self.port, taken.target, self.ending);
+                let (port, target, ending, client) =
+                    (self.port, taken.target, self.ending, self.client);
+                let session = taken.session;
+                // The other leg is closed by now: nginx's own context would tell of 0 bytes.
+                let handler = (*(*c).log).handler.take();
                 ngx_log_error!(
                     NGX_LOG_INFO,
                     (*c).log,
-                    "ftp finished port {port}, target {target}: {ending}"
+                    "ftp finished port {port} of {client}, target {target}, session {session:016x}: {ending}"
                 );
+                (*(*c).log).handler = handler;
             }
         }
         self.finish();

@@ -18,16 +18,6 @@ use super::address;
 use super::conf::{self, SrvConf};
 use crate::ports::Host;
 
-/// Where the socket's peer is: the kernel's answer, not a configuration's. `None` for unix sockets.
-///
-/// # Safety
-///
-/// `c` is an open connection.
-pub unsafe fn peer(c: *mut ngx_connection_t) -> Option<SocketAddr> {
-    // SAFETY: `getpeername` fills what it is given.
-    unsafe { ask(|place, length| libc::getpeername((*c).fd, place, length)) }
-}
-
 /// Where the socket itself is, also behind a wildcard listener. nginx asks the kernel once.
 ///
 /// # Safety
