@@ -673,14 +673,16 @@ unsafe fn check_tls(
                 continue;
             }
             private.push(conf.ctrl);
-            if !stock::can_do_tls(cf, (*core).ctx) {
+            if !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line)) {
                 return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
             }
         }
         check_server_tls(cf, servers)?;
         for &core in servers {
             let conf = of_server(core);
-            if private.contains(&conf.data) && !stock::can_do_tls(cf, (*core).ctx) {
+            if private.contains(&conf.data)
+                && !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line))
+            {
                 return wrong(
                     cf,
                     conf,

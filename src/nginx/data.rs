@@ -15,9 +15,9 @@ use std::{fmt, ptr};
 
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
-    NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
-    ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
+    NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_int_t, ngx_log_t, ngx_peer_connection_t,
+    ngx_post_event, ngx_posted_events, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
+    ngx_stream_upstream_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -41,6 +41,8 @@ pub struct Data {
     /// The client's leg begins with a handshake.
     tls: bool,
     handshake: Option<Handshake>,
+    /// The client has sent close_notify.
+    notified: bool,
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
@@ -96,6 +98,7 @@ impl Data {
     pub unsafe fn end_handshake(&mut self) -> Option<Handshake> {
         // SAFETY: the caller's promise.
         unsafe {
+            tls::note_close((*self.s).connection, &raw mut self.notified);
             let pc = (*(*self.s).upstream).peer.connection;
             if !pc.is_null() {
                 tls::hold(pc, false);
@@ -154,6 +157,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             taken: None,
             tls: (*s).ssl() == 1,
             handshake: None,
+            notified: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
             over: false,
@@ -419,7 +423,8 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             // From now on nothing is added to it.
             data.taken = data.reservation();
             let verb = data.taken.map(|taken| taken.verb);
-            let legs = Legs::of(s, verb.as_ref().map_or(b"", |verb| verb.as_bytes()));
+            let verb = verb.as_ref().map_or(&b""[..], |verb| verb.as_bytes());
+            let legs = Legs::of(data, verb);
             data.over = true;
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
@@ -448,7 +453,8 @@ impl Legs {
     /// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read
     /// is with the kernel. Then the other side has everything. Toward a side that has not ended, that is so
     /// only if nothing came from it, and by its `verb` it is not the one that had something to send.
-    unsafe fn of(s: *mut ngx_stream_session_t, verb: &[u8]) -> Self {
+    unsafe fn of(data: &Data, verb: &[u8]) -> Self {
+        let (s, tls) = (data.s, data.tls);
         let none = Self {
             client_has_all: false,
             server_has_all: false,
@@ -457,7 +463,10 @@ impl Legs {
         unsafe {
             let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
             let (c, pc) = ((*s).connection, upstream.peer.connection);
-            if pc.is_null() || upstream.connected() == 0 || failed(c) || failed(pc) {
+            if pc.is_null() || upstream.connected() == 0 || (tls && (*c).ssl.is_null()) {
+                return none;
+            }
+            if socket::failed(c, data.notified) || socket::failed(pc, false) {
                 return none;
             }
             let chains = [
@@ -468,8 +477,7 @@ impl Legs {
             ];
             let buffered = (*c).buffered() | (*pc).buffered() != 0
                 || chains.iter().any(|chain| has_bytes(*chain));
-            let client_ended = (*(*c).read).eof() == 1;
-            let server_ended = (*(*pc).read).eof() == 1;
+            let (client_ended, server_ended) = (socket::has_ended(c), socket::has_ended(pc));
             if buffered || !(client_ended || server_ended) {
                 return none;
             }
@@ -481,11 +489,6 @@ impl Legs {
             }
         }
     }
-}
-
-unsafe fn failed(c: *mut ngx_connection_t) -> bool {
-    // SAFETY: an open connection.
-    unsafe { (*c).error() == 1 || (*(*c).read).error() == 1 || (*(*c).write).error() == 1 }
 }
 
 unsafe fn has_bytes(mut chain: *mut nginx_sys::ngx_chain_t) -> bool {

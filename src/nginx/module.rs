@@ -17,7 +17,7 @@ use nginx_sys::{
 use super::conf::{self, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
-use super::stock::{CONF_ERROR, core_main_conf, text};
+use super::stock::{self, CONF_ERROR, core_main_conf, text};
 use super::{control, data, socket, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
@@ -125,8 +125,12 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     keep_panics();
     // SAFETY: nginx's configuration context.
     guarded(unsafe { (*cf).log }, NGX_ERROR as ngx_int_t, || {
-        // SAFETY: this is when variables are declared.
-        match unsafe { variables::declare(cf) } {
+        // SAFETY: this is when variables are declared, and the block's own context is in `cf`.
+        let declared = unsafe {
+            stock::begin_stream(cf);
+            variables::declare(cf)
+        };
+        match declared {
             Some(()) => NGX_OK as ngx_int_t,
             None => NGX_ERROR as ngx_int_t,
         }

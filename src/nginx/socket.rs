@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
 use nginx_sys::{
-    NGX_LOG_NOTICE, NGX_OK, ngx_connection_local_sockaddr, ngx_connection_t, ngx_cycle_t,
-    ngx_int_t, ngx_listening_t, ngx_log_t, ngx_stream_init_connection, ngx_stream_port_t,
+    NGX_LOG_NOTICE, NGX_OK, SSL_has_pending, ngx_connection_local_sockaddr, ngx_connection_t,
+    ngx_cycle_t, ngx_int_t, ngx_listening_t, ngx_log_t, ngx_stream_init_connection,
+    ngx_stream_port_t,
 };
 use ngx::ngx_log_error;
 
@@ -134,6 +135,62 @@ unsafe fn ask(call: impl FnOnce(*mut libc::sockaddr, *mut socklen_t) -> i32) -> 
     // SAFETY: after success `place` holds a complete address.
     unsafe { address::read(place.cast()) }
 }
+
+/// Whether anything went wrong on the connection; over TLS, unless its peer has `notified` the end, also
+/// where TLS stops short.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn failed(c: *mut ngx_connection_t, notified: bool) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let events = (*(*c).read).error() | (*(*c).write).error();
+        (*c).error() == 1 || events == 1 || (!notified && tls_was_cut(c))
+    }
+}
+
+/// Whether the peer has sent all that it will send. Over TLS close_notify is not asked for: many clients never
+/// send it.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn has_ended(c: *mut ngx_connection_t) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { (*(*c).read).eof() == 1 }
+}
+
+/// Whether TLS has ended where it should not: before the handshake was done, within a record, or with a reset,
+/// which nginx takes for an end like any other.
+unsafe fn tls_was_cut(c: *mut ngx_connection_t) -> bool {
+    // SAFETY: the connection is open, and its TLS object lives as long; TCP_INFO begins with the state.
+    unsafe {
+        let Some(tls) = (*c).ssl.as_ref() else {
+            return false;
+        };
+        if tls.handshaked() == 0 {
+            return true;
+        }
+        if (*(*c).read).eof() == 0 {
+            return false;
+        }
+        let mut state = 0u8;
+        let mut length: socklen_t = 1;
+        let place = (&raw mut state).cast();
+        let asked = libc::getsockopt(
+            (*c).fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            place,
+            &raw mut length,
+        );
+        asked != 0 || state == TCP_CLOSE || SSL_has_pending(tls.connection) == 1
+    }
+}
+
+/// The state of a socket that was reset (linux/tcp.h).
+const TCP_CLOSE: u8 = 7;
 
 /// Whether closing the socket, by whoever and for whatever reason, sends a reset or a FIN; over TLS, whether
 /// close_notify goes before it.

@@ -263,6 +263,25 @@ pub unsafe fn upstreams<'a>(
     }
 }
 
+/// The context of the `stream` block itself: at its end nginx leaves that of a server in `cf`.
+#[cfg(not(nginx_listen_in_ports))]
+static mut STREAM: *mut ngx_stream_conf_ctx_t = ptr::null_mut();
+
+/// A `stream` block begins.
+///
+/// # Safety
+///
+/// Called before it is read, by the one thread that reads it.
+pub unsafe fn begin_stream(cf: *mut ngx_conf_t) {
+    #[cfg(not(nginx_listen_in_ports))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        STREAM = (*cf).ctx.cast();
+    }
+    #[cfg(nginx_listen_in_ports)]
+    let _ = cf;
+}
+
 #[cfg(nginx_listen_in_ports)]
 type SslConf = nginx_sys::ngx_stream_ssl_srv_conf_t;
 #[cfg(not(nginx_listen_in_ports))]
@@ -274,27 +293,39 @@ type SslConf = nginx_sys::ngx_stream_ssl_conf_t;
 /// # Safety
 ///
 /// `ctx` is the context of a `server` block, and everything is merged.
-pub unsafe fn can_do_tls(cf: *mut ngx_conf_t, ctx: *mut ngx_stream_conf_ctx_t) -> bool {
+pub unsafe fn can_do_tls(
+    cf: *mut ngx_conf_t,
+    ctx: *mut ngx_stream_conf_ctx_t,
+    place: (ngx_str_t, ngx_uint_t),
+) -> bool {
     // SAFETY: the ssl module made and merged its configuration of the server.
     unsafe {
-        let place = (*ctx).srv_conf.add(ngx_stream_ssl_module.ctx_index);
-        let conf = (*place).cast::<SslConf>();
-        if (*conf).ssl.ctx.is_null() {
-            prepare_tls(cf, place);
+        let slot = (*ctx).srv_conf.add(ngx_stream_ssl_module.ctx_index);
+        if (*(*slot).cast::<SslConf>()).ssl.ctx.is_null() {
+            prepare_tls(cf, slot, place);
         }
-        !(*(*place).cast::<SslConf>()).ssl.ctx.is_null()
+        !(*(*slot).cast::<SslConf>()).ssl.ctx.is_null()
     }
 }
 
 #[cfg(nginx_listen_in_ports)]
-unsafe fn prepare_tls(_cf: *mut ngx_conf_t, _place: *mut *mut c_void) {}
+unsafe fn prepare_tls(
+    _cf: *mut ngx_conf_t,
+    _slot: *mut *mut c_void,
+    _place: (ngx_str_t, ngx_uint_t),
+) {
+}
 
 /// Makes a configuration as `listen ... ssl` would have, which inherits everything from the present one.
 #[cfg(not(nginx_listen_in_ports))]
-unsafe fn prepare_tls(cf: *mut ngx_conf_t, place: *mut *mut c_void) {
+unsafe fn prepare_tls(
+    cf: *mut ngx_conf_t,
+    slot: *mut *mut c_void,
+    (file, line): (ngx_str_t, ngx_uint_t),
+) {
     // SAFETY: the module's own functions make and merge its configuration, as nginx would have them do.
     unsafe {
-        let parent = (*place).cast::<SslConf>();
+        let parent = (*slot).cast::<SslConf>();
         if (*parent).certificates.is_null() {
             return;
         }
@@ -307,9 +338,25 @@ unsafe fn prepare_tls(cf: *mut ngx_conf_t, place: *mut *mut c_void) {
             return;
         };
         child.listen = 1;
-        child.file = (*parent).file;
+        (child.file, child.line) = (file.data, line);
+        // Of these the parent has its own only: without `listen` they are not merged.
+        let outer = (*(*STREAM).srv_conf.add(ngx_stream_ssl_module.ctx_index)).cast::<SslConf>();
+        for conf in [parent, outer] {
+            if child.builtin_session_cache == -1 {
+                child.builtin_session_cache = (*conf).builtin_session_cache;
+            }
+            if child.session_tickets == -1 {
+                child.session_tickets = (*conf).session_tickets;
+            }
+            if child.session_ticket_keys.addr() == usize::MAX {
+                child.session_ticket_keys = (*conf).session_ticket_keys;
+            }
+            if child.shm_zone.is_null() {
+                child.shm_zone = (*conf).shm_zone;
+            }
+        }
         if merge(cf, parent.cast(), ptr::from_mut(child).cast()).is_null() {
-            *place = ptr::from_mut(child).cast();
+            *slot = ptr::from_mut(child).cast();
         }
     }
 }

@@ -4,8 +4,11 @@
 //!
 //! The handshake itself, and every check of the client's certificate, is the stock ssl phase's handler.
 
+use std::ffi::c_void;
+
 use nginx_sys::{
-    NGX_AGAIN, NGX_LOG_INFO, NGX_OK, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt,
+    NGX_AGAIN, NGX_LOG_INFO, NGX_OK, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl,
+    SSL_set_msg_callback, SSL3_RT_ALERT, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt,
     ngx_event_t, ngx_int_t, ngx_post_event, ngx_posted_events, ngx_stream_handler_pt,
     ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t,
 };
@@ -75,6 +78,43 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t) -> Handshake {
 pub unsafe fn hold(c: *mut ngx_connection_t, held: bool) {
     // SAFETY: the caller's promise.
     unsafe { (*(*c).read).set_delayed(held.into()) };
+}
+
+/// Sets `notified` when the peer sends close_notify. OpenSSL's own flag does not tell: with the option that
+/// nginx sets it says the same of a reset.
+///
+/// # Safety
+///
+/// `c` is open; `notified` stays where it is for as long.
+pub unsafe fn note_close(c: *mut ngx_connection_t, notified: *mut bool) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(tls) = (*c).ssl.as_ref() {
+            SSL_set_msg_callback(tls.connection, Some(on_message));
+            let arg = SSL_CTRL_SET_MSG_CALLBACK_ARG as i32;
+            SSL_ctrl(tls.connection, arg, 0, notified.cast());
+        }
+    }
+}
+
+unsafe extern "C" fn on_message(
+    written: i32,
+    _version: i32,
+    kind: i32,
+    bytes: *const c_void,
+    length: usize,
+    _tls: *mut SSL,
+    notified: *mut c_void,
+) {
+    const CLOSE_NOTIFY: u8 = 0;
+    if written == 0 && kind == SSL3_RT_ALERT as i32 && length == 2 {
+        // SAFETY: OpenSSL gives the alert's two bytes, and what `note_close` set.
+        unsafe {
+            if bytes.cast::<u8>().add(1).read() == CLOSE_NOTIFY {
+                notified.cast::<bool>().write(true);
+            }
+        }
+    }
 }
 
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {

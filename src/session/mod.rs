@@ -36,6 +36,9 @@ pub use queue::{MAX_OUTSTANDING, Mode};
 /// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
 pub const MAX_HELD: usize = 4096;
 
+/// Bytes that most passive replies need.
+const FIRST_HELD: usize = 128;
+
 /// Bytes of a user name or path kept for the log at most.
 pub const MAX_NOTED: usize = 240;
 
@@ -321,7 +324,7 @@ impl Session {
             }
             Command::User(name) => {
                 actions.release();
-                self.noted.user = noted(name);
+                self.noted.user = bounded(name).to_vec();
                 Expected::Login
             }
             Command::Rein if self.protection.refuses_rein() => {
@@ -383,7 +386,8 @@ impl Session {
 
     fn note_transfer(&mut self, transfer: Transfer<'_>, actions: &mut impl Actions) {
         self.noted.verb = transfer.verb;
-        self.noted.path = noted(transfer.path);
+        self.noted.path.clear();
+        self.noted.path.extend_from_slice(bounded(transfer.path));
         self.ahead = self.queue.awaits_passive();
         if !self.ahead {
             actions.annotate(transfer);
@@ -427,7 +431,12 @@ impl Session {
         match self.treatment {
             Treatment::Pass => actions.reply(text),
             Treatment::Drop => {}
-            Treatment::Hold if fits => self.held.extend_from_slice(text),
+            Treatment::Hold if fits => {
+                if self.held.capacity() == 0 {
+                    self.held.reserve(FIRST_HELD.max(text.len()));
+                }
+                self.held.extend_from_slice(text);
+            }
             Treatment::Hold => {
                 self.treatment = Treatment::Drop;
                 self.held = Vec::new();
@@ -553,6 +562,6 @@ impl Session {
     }
 }
 
-fn noted(bytes: &[u8]) -> Vec<u8> {
-    bytes.get(..MAX_NOTED).unwrap_or(bytes).to_vec()
+fn bounded(bytes: &[u8]) -> &[u8] {
+    bytes.get(..MAX_NOTED).unwrap_or(bytes)
 }

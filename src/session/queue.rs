@@ -9,6 +9,9 @@ use crate::ftp::Code;
 /// Replies a client may have outstanding before it is not read any more.
 pub const MAX_OUTSTANDING: usize = 4096;
 
+/// Entries for which an idle session keeps memory.
+const KEPT: usize = 16;
+
 /// How a data connection was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -191,7 +194,7 @@ impl Queue {
 
     fn remove(&mut self, place: usize) -> Option<Expected> {
         let entry = self.entries.remove(place);
-        if self.entries.is_empty() {
+        if self.entries.is_empty() && self.entries.capacity() > KEPT {
             // Memory is there while it is needed: most sessions idle.
             self.entries = VecDeque::new();
         }

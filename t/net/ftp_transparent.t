@@ -120,13 +120,18 @@ for my $form ('redirect', 'tproxy') {
         '--transparent', '21:2121', '10000-29999', 10000);
 
     for my $family (4, 6) {
-        for my $port (21, 20000) {
-            my $addr = $t->address('server', $family);
-            ok(!eval { $t->connect(addr => $addr, port => $port) },
-                "$form IPv$family without nginx, port $port");
-            like($@, qr/refused/, "$form IPv$family refused");
+        my $addr = $t->address('server', $family);
+
+        for my $server ($server{$family}[0],
+            $t->server(addr => $addr, port => 20000))
+        {
+            my $name = "$form IPv$family without nginx, port " . $server->port;
+
+            ok(!eval { $t->connect(addr => $addr, port => $server->port) },
+                $name);
+            like($@, qr/refused/, "$name refused");
+            ok(!$server->touched, "$name untouched");
         }
-        ok(!$server{$family}[0]->touched, "$form IPv$family untouched");
     }
 }
 
