@@ -16,7 +16,7 @@ use Test::Nginx::Ftp;
 my $t = Test::Nginx::Ftp->new;
 my $server = $t->server;
 
-use constant SIZE => 12 * 1024 * 1024;
+use constant SIZE => 32 * 1024 * 1024 + 7;
 
 $t->run(<<"EOF");
     server {

@@ -111,6 +111,8 @@ fn pasv(arguments: &Arguments) -> Result<(), Error> {
         arguments.or("round_trips", 10_000)?,
     )?;
     let processes = arguments.processes()?;
+    // The first cycle finds ports that were never used, which no later one does.
+    outstanding.cycle(&processes)?;
     for _ in 0..arguments.or("cycles", 1)? {
         let cycle = outstanding.cycle(&processes)?;
         println!("empty_ns={} full_ns={}", cycle.empty, cycle.full);
