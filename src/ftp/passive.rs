@@ -60,7 +60,9 @@ impl<'a> PassiveReply<'a> {
 
     fn write(&self, code: &[u8], out: &mut Vec<u8>, announce: impl FnOnce(&mut Vec<u8>)) {
         let (before, after) = self.around();
-        let told = |words: &[u8]| shows_an_address(words) || tells_too_much(words, self.port);
+        let told = |words: &[u8]| {
+            !is_plain(words) && (shows_an_address(words) || tells_too_much(words, self.port))
+        };
         let (before, after) = if told(before) || told(after) {
             (b"Entering Passive Mode ".as_slice(), b"".as_slice())
         } else {
@@ -102,6 +104,13 @@ fn without_code(line: &[u8]) -> &[u8] {
         [b'2', b'2', b'7' | b'9', words @ ..] => words,
         words => words,
     }
+}
+
+/// Words without digits, bars and colons tell nothing; most servers' are such.
+fn is_plain(words: &[u8]) -> bool {
+    let plain =
+        |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'0'..=b'9' | b':' | b'|');
+    words.iter().all(plain)
 }
 
 /// Words that may name an address or the port once more, in whatever form, or that clients may read in
