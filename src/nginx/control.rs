@@ -357,6 +357,8 @@ impl Control {
                 self.machine.server_ended(&mut self.outside);
             }
             self.outside.send_to_client(ended)?;
+            // The proxy's own PBSZ and PROT follow the reply to the login.
+            self.outside.send_to_server(false)?;
             self.start_tls_if_asked();
             self.mark_held();
             if begun {
@@ -593,7 +595,13 @@ impl Outside {
         // SAFETY: the session is alive and its upstream connected.
         unsafe {
             let pc = self.upstream_connection();
-            ok(self.to_server.send(self.s, pc, last))
+            ok(self.to_server.send(self.s, pc, last))?;
+            match pc.as_ref() {
+                Some(open) if open.buffered() & !HELD != 0 => {
+                    ok(ngx_handle_write_event((*pc).write, 0))
+                }
+                _ => Ok(()),
+            }
         }
     }
 
