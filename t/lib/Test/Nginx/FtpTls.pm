@@ -459,4 +459,54 @@ sub tls_data {
     return ($near, $far);
 }
 
+# ---- the server's end
+
+# Makes TLS ready on a connection that the fake server has accepted; handshake
+# does it.  cert => [file, key file], mute as for prepare
+sub serve {
+    my ($class, $conn, %arg) = @_;
+
+    my $ctx = Net::SSLeay::CTX_new_with_method(Net::SSLeay::TLS_server_method())
+        or die "no TLS context\n";
+
+    Net::SSLeay::set_cert_and_key($ctx, $arg{cert}[0], $arg{cert}[1])
+        or die "no server certificate\n";
+
+    my $ssl = Net::SSLeay::new($ctx);
+    my @bio = map { Net::SSLeay::BIO_new(Net::SSLeay::BIO_s_mem()) } 1, 2;
+
+    Net::SSLeay::set_bio($ssl, $bio[0], $bio[1]);
+    Net::SSLeay::set_accept_state($ssl);
+
+    $conn->{tls} = {
+        ctx  => $ctx,
+        ssl  => $ssl,
+        from => $bio[0],
+        to   => $bio[1],
+        out  => '',
+        mute => $arg{mute},
+    };
+
+    return bless $conn, $class;
+}
+
+# The next connection of a listener, its handshake done.
+sub accept {
+    my ($class, $listener, %arg) = @_;
+
+    my $self = $class->serve($listener->accept, %arg);
+
+    $self->handshake
+        or die "no handshake: " . ($self->{tls}{error} // $self->{end}) . "\n";
+
+    return $self;
+}
+
+# The name that the client has asked for.
+sub server_name {
+    my ($self) = @_;
+
+    return Net::SSLeay::get_servername($self->{tls}{ssl});
+}
+
 1;
