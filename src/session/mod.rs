@@ -550,7 +550,8 @@ impl Session {
                 user: &self.noted.user,
                 transfer: self.noted.transfer().filter(|_| self.ahead),
                 protected: self.protection.of_data(),
-                server_protected: self.protection.of_server_data(),
+                // Not in clear while the server may be agreeing.
+                server_protected: self.protection.of_server_data() || self.queue.awaits_own_prot(),
             })
             .map_err(|Unavailable| None)?;
         let mut line = Vec::with_capacity(reply.len().saturating_add(24));

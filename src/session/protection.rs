@@ -169,9 +169,11 @@ impl Protection {
         self.server_data = private;
     }
 
-    /// Whether the proxy has to ask the server for private data connections: nobody else will.
+    /// Whether the proxy has to ask the server for private data connections: nobody else will, or the client's
+    /// are private already without a word about it.
     pub fn asks_server(&self) -> bool {
-        self.server && self.channel == Channel::Plain && !self.server_data
+        let unasked = self.channel == Channel::Plain || self.data;
+        self.server && unasked && !self.server_data
     }
 
     /// The server has accepted the proxy's own PROT P.
@@ -202,9 +204,9 @@ impl Protection {
         self.data_required && !self.data
     }
 
-    /// REIN would end TLS on the control connection (RFC 4217 11); the proxy does not do that.
+    /// REIN would end TLS on the control connection (RFC 4217 11); the proxy does not do that, on either leg.
     pub fn refuses_rein(&self) -> bool {
-        self.channel == Channel::Tls
+        self.channel == Channel::Tls || self.server
     }
 
     /// Lines of a FEAT reply that tell of all this.

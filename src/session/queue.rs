@@ -104,6 +104,11 @@ impl Queue {
         )
     }
 
+    /// Whether the proxy has asked for private data connections and has no answer yet.
+    pub fn awaits_own_prot(&self) -> bool {
+        self.entries.contains(&Expected::OwnProt)
+    }
+
     /// Whether the next reply answers PASV or EPSV.
     pub fn awaits_passive_next(&self) -> bool {
         matches!(self.next_command(), Some(Expected::Passive(_)))

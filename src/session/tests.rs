@@ -838,3 +838,26 @@ fn server_decides_for_both_legs_where_both_do_tls() {
         ]
     );
 }
+
+#[test]
+fn pasv_pipelined_behind_the_login_is_not_in_clear() {
+    let terms = Terms {
+        server_tls: true,
+        ..offering(AuthTls::Off)
+    };
+    let played = play_tls(
+        terms,
+        &[
+            s(HI),
+            c("USER a\r\nPASV\r\n"),
+            s("230 in\r\n227 (10,0,0,5,195,80)\r\n200 ok\r\n200 ok\r\n"),
+            c("REIN\r\n"),
+        ],
+    );
+    assert_eq!(played.server, "USER a\r\nPASV\r\nPBSZ 0\r\nPROT P\r\n");
+    assert_eq!(
+        played.events.last().unwrap(),
+        "reserve 10.0.0.5:50000 server-tls"
+    );
+    assert!(played.client.ends_with("502 Command not implemented.\r\n"));
+}
