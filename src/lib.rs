@@ -29,6 +29,10 @@
 //!
 //! data accept   -> nginx::data: PREACCESS is it reserved? PREREAD take it, CONTENT stock proxy to the
 //!                  target, LOG reset what was cut, give the reservation back
+//!
+//! TLS           -> session: what AUTH, PBSZ and PROT get, and what each leg of a data connection is;
+//!                  nginx::tls: the client's handshake, behind AUTH, and on a data connection once its
+//!                  other leg is connected; toward the server it is the stock proxy's
 //! ```
 //!
 //! # Invariants

@@ -1,4 +1,4 @@
-//! The server configuration: setters of the directives, merging, and the checks that need all of it.
+//! The server configuration: setters of the directives, and merging. What needs all of it is in `check`.
 
 use std::ffi::{c_char, c_void};
 use std::fmt::Display;
@@ -7,17 +7,17 @@ use std::{mem, ptr};
 
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK, NGX_STREAM_UPSTREAM_CREATE, ngx_array_create,
-    ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_flag_t, ngx_inet_get_port, ngx_int_t,
-    ngx_msec_t, ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add,
-    ngx_str_t, ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
-    ngx_stream_complex_value_t, ngx_stream_conf_ctx_t, ngx_stream_core_srv_conf_t,
-    ngx_stream_upstream_add, ngx_stream_upstream_srv_conf_t, ngx_uint_t, ngx_url_t, sockaddr,
+    ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_flag_t, ngx_int_t, ngx_msec_t,
+    ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add, ngx_str_t,
+    ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
+    ngx_stream_complex_value_t, ngx_stream_upstream_add, ngx_stream_upstream_srv_conf_t,
+    ngx_uint_t, ngx_url_t,
 };
-use ngx::{ngx_conf_log_error, ngx_log_error};
+use ngx::ngx_conf_log_error;
 
 use super::data;
-use super::module::{ctx_index, hidden_upstream};
-use super::stock::{self, CONF_ERROR, CONF_OK, core_conf, core_main_conf};
+use super::module::hidden_upstream;
+use super::stock::{self, CONF_ERROR, CONF_OK, core_conf};
 use super::zone::{self, MIN_RESERVATIONS, Zone};
 use crate::session::AuthTls;
 
@@ -26,7 +26,7 @@ pub const PEER_SAME: ngx_uint_t = 0;
 /// `ftp_data_peer any`.
 pub const PEER_ANY: ngx_uint_t = 1;
 
-const UNSET: ngx_uint_t = ngx_uint_t::MAX;
+pub(super) const UNSET: ngx_uint_t = ngx_uint_t::MAX;
 const UNSET_MSEC: ngx_msec_t = ngx_msec_t::MAX;
 const UNSET_FLAG: ngx_flag_t = -1;
 const UNSET_LIST: *mut ngx_array_t = ptr::without_provenance_mut(usize::MAX);
@@ -34,20 +34,20 @@ const UNSET_LIST: *mut ngx_array_t = ptr::without_provenance_mut(usize::MAX);
 /// Our part of a `server` (or, for what is inherited, of `stream`).
 #[repr(C)]
 pub struct SrvConf {
-    ctrl: *mut Zone,
-    data: *mut Zone,
+    pub(super) ctrl: *mut Zone,
+    pub(super) data: *mut Zone,
     /// Where `ftp_ctrl` or `ftp_data` stands.
-    file: ngx_str_t,
-    line: ngx_uint_t,
+    pub(super) file: ngx_str_t,
+    pub(super) line: ngx_uint_t,
     proxy_ip: *mut ngx_stream_complex_value_t,
     /// In milliseconds.
     pub data_timeout: ngx_msec_t,
-    data_peer: ngx_uint_t,
+    pub(super) data_peer: ngx_uint_t,
     pasv_trust: *mut ngx_array_t,
     /// Of a data server: the proxy's configuration with `proxy_ssl` the other way round, null if no session of the
     /// zone can need it.
-    other_proxy: *mut c_void,
-    proxy_ssl: ngx_flag_t,
+    pub(super) other_proxy: *mut c_void,
+    pub(super) proxy_ssl: ngx_flag_t,
     auth_tls: ngx_uint_t,
     data_tls: ngx_uint_t,
     /// `ftp_original_dst`.
@@ -415,7 +415,7 @@ pub unsafe fn ftp_data(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
     CONF_OK
 }
 
-const MIXED: &str = "\"ftp_data\" cannot be combined with \"proxy_pass\" or \"return\"";
+pub(super) const MIXED: &str = "\"ftp_data\" cannot be combined with \"proxy_pass\" or \"return\"";
 
 /// `proxy_pass` to the hidden upstream, whose peer is the reservation's target.
 unsafe fn proxy_by_reservation(cf: *mut ngx_conf_t) -> *mut c_char {
@@ -579,310 +579,4 @@ unsafe fn remember_place(cf: *mut ngx_conf_t, conf: &mut SrvConf) {
         conf.file = (*(*cf).conf_file).file.name;
         conf.line = (*(*cf).conf_file).line;
     }
-}
-
-/// What only the whole configuration can tell: conflicting handlers, zones without a range or with two
-/// minds, ports nobody listens on. `None` when nginx must not start.
-///
-/// # Safety
-///
-/// `cf` is in the `stream` block, at its end.
-pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
-    // SAFETY: every server is complete and merged.
-    unsafe {
-        let proxy = stock::proxy_handler(cf).map(|handler| handler as usize);
-        let main = core_main_conf((*cf).ctx.cast::<ngx_stream_conf_ctx_t>());
-        let servers: &[*mut ngx_stream_core_srv_conf_t] = (*main).servers.as_slice();
-        let mut zones: Vec<*mut Zone> = Vec::new();
-        for &core in servers {
-            let conf = of_server(core);
-            let Some(zone) = conf.ctrl.as_mut().or(conf.data.as_mut()) else {
-                continue;
-            };
-            if (*core).handler.map(|handler| handler as usize) != proxy {
-                return wrong(
-                    cf,
-                    conf,
-                    match conf.is_data() {
-                        true => MIXED,
-                        false => "\"ftp_ctrl\" needs \"proxy_pass\"",
-                    },
-                );
-            }
-            let name = zone.name;
-            if (*zone.shm).shm.size == 0 {
-                return wrong(
-                    cf,
-                    conf,
-                    format_args!(
-                        "zone \"{name}\" has no size: no \"ftp_ctrl\" says \"zone={name}:size\""
-                    ),
-                );
-            }
-            if conf.is_control() && zone.min_port == 0 {
-                return wrong(cf, conf, format_args!("zone \"{name}\" has no port range"));
-            }
-            if conf.data_timeout == 0 {
-                return wrong(cf, conf, "\"ftp_data_timeout\" must not be 0");
-            }
-            if zone.peer == UNSET {
-                zone.peer = conf.data_peer;
-            }
-            if zone.peer != conf.data_peer {
-                return wrong(
-                    cf,
-                    conf,
-                    format_args!(
-                        "\"ftp_data_peer\" differs between the servers of zone \"{name}\""
-                    ),
-                );
-            }
-            if conf.is_control() && !zones.contains(&(zone as *mut Zone)) {
-                zones.push(zone);
-            }
-        }
-        for listen in listens(cf) {
-            check_listen(cf, &listen)?;
-        }
-        check_tls(cf, servers)?;
-        for zone in zones {
-            warn_of_uncovered(cf, &*zone);
-        }
-    }
-    Some(())
-}
-
-/// Servers that have to do TLS with clients without a `listen ... ssl` that says so: control servers with AUTH,
-/// and the data servers of zones whose clients may want their data private.
-unsafe fn check_tls(
-    cf: *mut ngx_conf_t,
-    servers: &[*mut ngx_stream_core_srv_conf_t],
-) -> Option<()> {
-    // SAFETY: every server is complete.
-    unsafe {
-        let mut private: Vec<*mut Zone> = Vec::new();
-        for listen in listens(cf) {
-            let conf = of_server(listen.server);
-            if conf.is_control() && listen.ssl {
-                private.push(conf.ctrl);
-            }
-        }
-        for &core in servers {
-            let conf = of_server(core);
-            if !conf.is_control() || conf.auth_tls() == AuthTls::Off {
-                continue;
-            }
-            private.push(conf.ctrl);
-            if !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line)) {
-                return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
-            }
-        }
-        check_server_tls(cf, servers)?;
-        for &core in servers {
-            let conf = of_server(core);
-            if private.contains(&conf.data)
-                && !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line))
-            {
-                return wrong(
-                    cf,
-                    conf,
-                    "\"ftp_data\" needs \"ssl_certificate\": control servers of its zone do TLS",
-                );
-            }
-        }
-    }
-    Some(())
-}
-
-/// Data servers whose zone has a control server with `proxy_ssl on`, or that have it themselves, need both kinds of
-/// proxy: which one, every session tells.
-unsafe fn check_server_tls(
-    cf: *mut ngx_conf_t,
-    servers: &[*mut ngx_stream_core_srv_conf_t],
-) -> Option<()> {
-    // SAFETY: every server is complete, and changed only here.
-    unsafe {
-        let mut zones: Vec<*mut Zone> = Vec::new();
-        for &core in servers {
-            let conf = of_server(core);
-            if conf.is_control() && stock::has_proxy_ssl((*core).ctx) {
-                zones.push(conf.ctrl);
-            }
-        }
-        for &core in servers {
-            let ctx = (*core).ctx;
-            let conf = (*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
-            if !(*conf).is_data() {
-                continue;
-            }
-            let own = stock::has_proxy_ssl(ctx);
-            (*conf).proxy_ssl = own.into();
-            if own || zones.contains(&(*conf).data) {
-                let Some(other) = stock::other_proxy_ssl(cf, ctx, hidden_upstream()) else {
-                    return wrong(cf, &*conf, "\"ftp_data\" cannot do TLS with servers");
-                };
-                (*conf).other_proxy = other;
-            }
-        }
-    }
-    Some(())
-}
-
-unsafe fn check_listen(cf: *mut ngx_conf_t, listen: &Listen) -> Option<()> {
-    // SAFETY: every server is complete.
-    unsafe {
-        let (conf, default) = (of_server(listen.server), of_server(listen.default));
-        if (conf.ctrl, conf.data) != (default.ctrl, default.data) {
-            let conf = if conf.file.len > 0 { conf } else { default };
-            return wrong(
-                cf,
-                conf,
-                "servers of one address must have the same \"ftp_ctrl\" or \"ftp_data\" zone",
-            );
-        }
-        let name = match (conf.is_control(), conf.is_data()) {
-            (true, _) => "ftp_ctrl",
-            (_, true) => "ftp_data",
-            _ => return Some(()),
-        };
-        if listen.datagrams {
-            return wrong(
-                cf,
-                conf,
-                format_args!("\"{name}\" does not support \"udp\""),
-            );
-        }
-        if conf.is_data() && i32::from((*listen.address).sa_family) == libc::AF_UNIX {
-            return wrong(cf, conf, "\"ftp_data\" does not support unix sockets");
-        }
-    }
-    Some(())
-}
-
-unsafe fn of_server<'a>(core: *mut ngx_stream_core_srv_conf_t) -> &'a SrvConf {
-    // SAFETY: every server has our configuration.
-    unsafe { &*(*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>() }
-}
-
-/// Our configuration of the (default) server at a listening address.
-///
-/// # Safety
-///
-/// `served` is part of a cycle's listening socket.
-pub unsafe fn of_address<'a>(served: &nginx_sys::ngx_stream_addr_conf_t) -> &'a SrvConf {
-    // SAFETY: every server has our configuration.
-    unsafe {
-        #[cfg(nginx_listen_in_ports)]
-        let ctx = (*served.default_server).ctx;
-        #[cfg(not(nginx_listen_in_ports))]
-        let ctx = served.ctx;
-        &*(*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>()
-    }
-}
-
-unsafe fn wrong(cf: *mut ngx_conf_t, conf: &SrvConf, text: impl Display) -> Option<()> {
-    let (file, line) = (&conf.file, conf.line);
-    // SAFETY: nginx's configuration context.
-    let log = unsafe { (*cf).log };
-    ngx_log_error!(NGX_LOG_EMERG, log, "{text} in {file}:{line}");
-    None
-}
-
-/// Ports of the range on which a data connection would be refused by the kernel.
-unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
-    // SAFETY: nginx's configuration context.
-    let log = unsafe { (*cf).log };
-    let mut listened = vec![false; 1 << 16];
-    let mut redirected = false;
-    // SAFETY: the listening sockets are known by now.
-    unsafe {
-        for listen in listens(cf) {
-            let conf = of_server(listen.server);
-            if !ptr::eq(conf.data, zone) {
-                continue;
-            }
-            redirected |= conf.original_dst();
-            let port = usize::from(ngx_inet_get_port(listen.address));
-            if let Some(place) = listened.get_mut(port) {
-                *place = true;
-            }
-        }
-    }
-    // A redirect rule may feed the others.
-    if redirected {
-        return;
-    }
-    let covered = |port: &u16| listened.get(usize::from(*port)) == Some(&true);
-    let name = &zone.name;
-    let mut ports = zone.ports().peekable();
-    while let Some(first) = ports.next() {
-        if covered(&first) {
-            continue;
-        }
-        let mut last = first;
-        while let Some(port) = ports.next_if(|port| !covered(port)) {
-            last = port;
-        }
-        ngx_log_error!(
-            NGX_LOG_WARN,
-            log,
-            "ports \"{first}-{last}\" of zone \"{name}\" have no \"ftp_data\" listener, \
-             nor one with \"ftp_original_dst on\""
-        );
-    }
-}
-
-/// A server at a listening address.
-struct Listen {
-    address: *mut sockaddr,
-    datagrams: bool,
-    ssl: bool,
-    server: *mut ngx_stream_core_srv_conf_t,
-    /// The server that counts until TLS tells another by its name.
-    default: *mut ngx_stream_core_srv_conf_t,
-}
-
-#[cfg(not(nginx_listen_in_ports))]
-unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
-    // SAFETY: the elements are of this type up to 1.25.4, where an address has one server.
-    unsafe {
-        let main = core_main_conf((*cf).ctx.cast());
-        let all = (*main).listen.as_slice::<nginx_sys::ngx_stream_listen_t>();
-        let one = |listen: &nginx_sys::ngx_stream_listen_t| Listen {
-            address: listen.sockaddr,
-            datagrams: listen.type_ != libc::SOCK_STREAM,
-            ssl: listen.ssl() == 1,
-            server: core_conf(listen.ctx),
-            default: core_conf(listen.ctx),
-        };
-        all.iter().map(one).collect()
-    }
-}
-
-#[cfg(nginx_listen_in_ports)]
-unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
-    use nginx_sys::{ngx_stream_conf_addr_t, ngx_stream_conf_port_t};
-    let mut all = Vec::new();
-    // SAFETY: the elements are of these types from 1.25.5 on; the list is null without any `listen`.
-    unsafe {
-        let main = core_main_conf((*cf).ctx.cast());
-        let Some(ports) = (*main).ports.as_ref() else {
-            return all;
-        };
-        let ports: &[ngx_stream_conf_port_t] = ports.as_slice();
-        let addresses = ports
-            .iter()
-            .flat_map(|port| port.addrs.as_slice::<ngx_stream_conf_addr_t>());
-        for address in addresses {
-            let servers: &[*mut ngx_stream_core_srv_conf_t] = address.servers.as_slice();
-            all.extend(servers.iter().map(|&server| Listen {
-                address: address.opt.sockaddr,
-                datagrams: address.opt.type_ != libc::SOCK_STREAM,
-                ssl: address.opt.ssl() == 1,
-                server,
-                default: address.default_server,
-            }));
-        }
-    }
-    all
 }

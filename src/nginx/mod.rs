@@ -5,7 +5,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `module` | what nginx sees of us: the module, its directives, its hooks |
-//! | `conf` | server configuration: setters, merging, the checks at the end |
+//! | `conf` | server configuration: setters, merging |
+//! | `check` | what only the whole configuration can tell |
 //! | `zone` | the shared memory zone: table of reservations, its lock, owners |
 //! | `control` | a control connection: the filter, and the session machine's actions |
 //! | `output` | buffer chains that the filter sends |
@@ -19,6 +20,7 @@
 //! | `guard` | no panic leaves an entry point |
 
 mod address;
+mod check;
 mod conf;
 mod context;
 mod control;

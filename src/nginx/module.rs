@@ -18,7 +18,7 @@ use super::conf::{self, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
-use super::{control, data, socket, tls, variables, zone};
+use super::{check, control, data, socket, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -141,7 +141,7 @@ unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx's configuration context.
     guarded(unsafe { (*cf).log }, NGX_ERROR as ngx_int_t, || {
         // SAFETY: `cf` is in the `stream` block, all of which has been read.
-        let done = unsafe { conf::check(cf).and_then(|()| install(cf)) };
+        let done = unsafe { check::check(cf).and_then(|()| install(cf)) };
         match done {
             Some(()) => NGX_OK as ngx_int_t,
             None => NGX_ERROR as ngx_int_t,

@@ -16,7 +16,8 @@ use nginx_sys::{
 use ngx::ngx_log_error;
 
 use super::address;
-use super::conf::{self, SrvConf};
+use super::check;
+use super::conf::SrvConf;
 use crate::ports::Host;
 
 /// Where the socket itself is, also behind a wildcard listener. nginx asks the kernel once.
@@ -281,7 +282,7 @@ unsafe fn serves_original_dst(listener: &ngx_listening_t) -> bool {
                     &(*addrs.add(i)).conf
                 }
             };
-            wants(conf::of_address(served))
+            wants(check::of_address(served))
         })
     }
 }

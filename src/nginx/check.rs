@@ -1,0 +1,325 @@
+//! The checks that need the whole configuration, for which nginx calls at the end of the `stream` block, and what
+//! is made then: TLS for servers whose `listen` does not say so, and the proxy's other configuration.
+
+use std::fmt::Display;
+use std::ptr;
+
+use nginx_sys::{
+    NGX_LOG_EMERG, NGX_LOG_WARN, ngx_conf_t, ngx_inet_get_port, ngx_stream_conf_ctx_t,
+    ngx_stream_core_srv_conf_t, sockaddr,
+};
+use ngx::ngx_log_error;
+
+use super::conf::{MIXED, SrvConf, UNSET};
+use super::module::{ctx_index, hidden_upstream};
+#[cfg(not(nginx_listen_in_ports))]
+use super::stock::core_conf;
+use super::stock::{self, core_main_conf};
+use super::zone::Zone;
+use crate::session::AuthTls;
+
+/// What only the whole configuration can tell: conflicting handlers, zones without a range or with two
+/// minds, ports nobody listens on. `None` when nginx must not start.
+///
+/// # Safety
+///
+/// `cf` is in the `stream` block, at its end.
+pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
+    // SAFETY: every server is complete and merged.
+    unsafe {
+        let proxy = stock::proxy_handler(cf).map(|handler| handler as usize);
+        let main = core_main_conf((*cf).ctx.cast::<ngx_stream_conf_ctx_t>());
+        let servers: &[*mut ngx_stream_core_srv_conf_t] = (*main).servers.as_slice();
+        let mut zones: Vec<*mut Zone> = Vec::new();
+        for &core in servers {
+            let conf = of_server(core);
+            let Some(zone) = conf.ctrl.as_mut().or(conf.data.as_mut()) else {
+                continue;
+            };
+            if (*core).handler.map(|handler| handler as usize) != proxy {
+                return wrong(
+                    cf,
+                    conf,
+                    match conf.is_data() {
+                        true => MIXED,
+                        false => "\"ftp_ctrl\" needs \"proxy_pass\"",
+                    },
+                );
+            }
+            let name = zone.name;
+            if (*zone.shm).shm.size == 0 {
+                return wrong(
+                    cf,
+                    conf,
+                    format_args!(
+                        "zone \"{name}\" has no size: no \"ftp_ctrl\" says \"zone={name}:size\""
+                    ),
+                );
+            }
+            if conf.is_control() && zone.min_port == 0 {
+                return wrong(cf, conf, format_args!("zone \"{name}\" has no port range"));
+            }
+            if conf.data_timeout == 0 {
+                return wrong(cf, conf, "\"ftp_data_timeout\" must not be 0");
+            }
+            if zone.peer == UNSET {
+                zone.peer = conf.data_peer;
+            }
+            if zone.peer != conf.data_peer {
+                return wrong(
+                    cf,
+                    conf,
+                    format_args!(
+                        "\"ftp_data_peer\" differs between the servers of zone \"{name}\""
+                    ),
+                );
+            }
+            if conf.is_control() && !zones.contains(&(zone as *mut Zone)) {
+                zones.push(zone);
+            }
+        }
+        for listen in listens(cf) {
+            check_listen(cf, &listen)?;
+        }
+        check_tls(cf, servers)?;
+        for zone in zones {
+            warn_of_uncovered(cf, &*zone);
+        }
+    }
+    Some(())
+}
+
+/// Servers that have to do TLS with clients without a `listen ... ssl` that says so: control servers with AUTH,
+/// and the data servers of zones whose clients may want their data private.
+unsafe fn check_tls(
+    cf: *mut ngx_conf_t,
+    servers: &[*mut ngx_stream_core_srv_conf_t],
+) -> Option<()> {
+    // SAFETY: every server is complete.
+    unsafe {
+        let mut private: Vec<*mut Zone> = Vec::new();
+        for listen in listens(cf) {
+            let conf = of_server(listen.server);
+            if conf.is_control() && listen.ssl {
+                private.push(conf.ctrl);
+            }
+        }
+        for &core in servers {
+            let conf = of_server(core);
+            if !conf.is_control() || conf.auth_tls() == AuthTls::Off {
+                continue;
+            }
+            private.push(conf.ctrl);
+            if !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line)) {
+                return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
+            }
+        }
+        check_server_tls(cf, servers)?;
+        for &core in servers {
+            let conf = of_server(core);
+            if private.contains(&conf.data)
+                && !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line))
+            {
+                return wrong(
+                    cf,
+                    conf,
+                    "\"ftp_data\" needs \"ssl_certificate\": control servers of its zone do TLS",
+                );
+            }
+        }
+    }
+    Some(())
+}
+
+/// Data servers whose zone has a control server with `proxy_ssl on`, or that have it themselves, need both kinds of
+/// proxy: which one, every session tells.
+unsafe fn check_server_tls(
+    cf: *mut ngx_conf_t,
+    servers: &[*mut ngx_stream_core_srv_conf_t],
+) -> Option<()> {
+    // SAFETY: every server is complete, and changed only here.
+    unsafe {
+        let mut zones: Vec<*mut Zone> = Vec::new();
+        for &core in servers {
+            let conf = of_server(core);
+            if conf.is_control() && stock::has_proxy_ssl((*core).ctx) {
+                zones.push(conf.ctrl);
+            }
+        }
+        for &core in servers {
+            let ctx = (*core).ctx;
+            let conf = (*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
+            if !(*conf).is_data() {
+                continue;
+            }
+            let own = stock::has_proxy_ssl(ctx);
+            (*conf).proxy_ssl = own.into();
+            if own || zones.contains(&(*conf).data) {
+                let Some(other) = stock::other_proxy_ssl(cf, ctx, hidden_upstream()) else {
+                    return wrong(cf, &*conf, "\"ftp_data\" cannot do TLS with servers");
+                };
+                (*conf).other_proxy = other;
+            }
+        }
+    }
+    Some(())
+}
+
+unsafe fn check_listen(cf: *mut ngx_conf_t, listen: &Listen) -> Option<()> {
+    // SAFETY: every server is complete.
+    unsafe {
+        let (conf, default) = (of_server(listen.server), of_server(listen.default));
+        if (conf.ctrl, conf.data) != (default.ctrl, default.data) {
+            let conf = if conf.file.len > 0 { conf } else { default };
+            return wrong(
+                cf,
+                conf,
+                "servers of one address must have the same \"ftp_ctrl\" or \"ftp_data\" zone",
+            );
+        }
+        let name = match (conf.is_control(), conf.is_data()) {
+            (true, _) => "ftp_ctrl",
+            (_, true) => "ftp_data",
+            _ => return Some(()),
+        };
+        if listen.datagrams {
+            return wrong(
+                cf,
+                conf,
+                format_args!("\"{name}\" does not support \"udp\""),
+            );
+        }
+        if conf.is_data() && i32::from((*listen.address).sa_family) == libc::AF_UNIX {
+            return wrong(cf, conf, "\"ftp_data\" does not support unix sockets");
+        }
+    }
+    Some(())
+}
+
+unsafe fn of_server<'a>(core: *mut ngx_stream_core_srv_conf_t) -> &'a SrvConf {
+    // SAFETY: every server has our configuration.
+    unsafe { &*(*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>() }
+}
+
+/// Our configuration of the (default) server at a listening address.
+///
+/// # Safety
+///
+/// `served` is part of a cycle's listening socket.
+pub unsafe fn of_address<'a>(served: &nginx_sys::ngx_stream_addr_conf_t) -> &'a SrvConf {
+    // SAFETY: every server has our configuration.
+    unsafe {
+        #[cfg(nginx_listen_in_ports)]
+        let ctx = (*served.default_server).ctx;
+        #[cfg(not(nginx_listen_in_ports))]
+        let ctx = served.ctx;
+        &*(*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>()
+    }
+}
+
+unsafe fn wrong(cf: *mut ngx_conf_t, conf: &SrvConf, text: impl Display) -> Option<()> {
+    let (file, line) = (&conf.file, conf.line);
+    // SAFETY: nginx's configuration context.
+    let log = unsafe { (*cf).log };
+    ngx_log_error!(NGX_LOG_EMERG, log, "{text} in {file}:{line}");
+    None
+}
+
+/// Ports of the range on which a data connection would be refused by the kernel.
+unsafe fn warn_of_uncovered(cf: *mut ngx_conf_t, zone: &Zone) {
+    // SAFETY: nginx's configuration context.
+    let log = unsafe { (*cf).log };
+    let mut listened = vec![false; 1 << 16];
+    let mut redirected = false;
+    // SAFETY: the listening sockets are known by now.
+    unsafe {
+        for listen in listens(cf) {
+            let conf = of_server(listen.server);
+            if !ptr::eq(conf.data, zone) {
+                continue;
+            }
+            redirected |= conf.original_dst();
+            let port = usize::from(ngx_inet_get_port(listen.address));
+            if let Some(place) = listened.get_mut(port) {
+                *place = true;
+            }
+        }
+    }
+    // A redirect rule may feed the others.
+    if redirected {
+        return;
+    }
+    let covered = |port: &u16| listened.get(usize::from(*port)) == Some(&true);
+    let name = &zone.name;
+    let mut ports = zone.ports().peekable();
+    while let Some(first) = ports.next() {
+        if covered(&first) {
+            continue;
+        }
+        let mut last = first;
+        while let Some(port) = ports.next_if(|port| !covered(port)) {
+            last = port;
+        }
+        ngx_log_error!(
+            NGX_LOG_WARN,
+            log,
+            "ports \"{first}-{last}\" of zone \"{name}\" have no \"ftp_data\" listener, \
+             nor one with \"ftp_original_dst on\""
+        );
+    }
+}
+
+/// A server at a listening address.
+struct Listen {
+    address: *mut sockaddr,
+    datagrams: bool,
+    ssl: bool,
+    server: *mut ngx_stream_core_srv_conf_t,
+    /// The server that counts until TLS tells another by its name.
+    default: *mut ngx_stream_core_srv_conf_t,
+}
+
+#[cfg(not(nginx_listen_in_ports))]
+unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
+    // SAFETY: the elements are of this type up to 1.25.4, where an address has one server.
+    unsafe {
+        let main = core_main_conf((*cf).ctx.cast());
+        let all = (*main).listen.as_slice::<nginx_sys::ngx_stream_listen_t>();
+        let one = |listen: &nginx_sys::ngx_stream_listen_t| Listen {
+            address: listen.sockaddr,
+            datagrams: listen.type_ != libc::SOCK_STREAM,
+            ssl: listen.ssl() == 1,
+            server: core_conf(listen.ctx),
+            default: core_conf(listen.ctx),
+        };
+        all.iter().map(one).collect()
+    }
+}
+
+#[cfg(nginx_listen_in_ports)]
+unsafe fn listens(cf: *mut ngx_conf_t) -> Vec<Listen> {
+    use nginx_sys::{ngx_stream_conf_addr_t, ngx_stream_conf_port_t};
+    let mut all = Vec::new();
+    // SAFETY: the elements are of these types from 1.25.5 on; the list is null without any `listen`.
+    unsafe {
+        let main = core_main_conf((*cf).ctx.cast());
+        let Some(ports) = (*main).ports.as_ref() else {
+            return all;
+        };
+        let ports: &[ngx_stream_conf_port_t] = ports.as_slice();
+        let addresses = ports
+            .iter()
+            .flat_map(|port| port.addrs.as_slice::<ngx_stream_conf_addr_t>());
+        for address in addresses {
+            let servers: &[*mut ngx_stream_core_srv_conf_t] = address.servers.as_slice();
+            all.extend(servers.iter().map(|&server| Listen {
+                address: address.opt.sockaddr,
+                datagrams: address.opt.type_ != libc::SOCK_STREAM,
+                ssl: address.opt.ssl() == 1,
+                server,
+                default: address.default_server,
+            }));
+        }
+    }
+    all
+}
