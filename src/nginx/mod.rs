@@ -8,7 +8,10 @@
 //! | `conf` | server configuration: setters, merging |
 //! | `check` | what only the whole configuration can tell |
 //! | `zone` | the shared memory zone: table of reservations, its lock, owners |
-//! | `control` | a control connection: the filter, and the session machine's actions |
+//! | `control` | a control connection: the filter, which feeds the session machine |
+//! | `outside` | what the session machine acts on |
+//! | `reserve` | a data port for what the server announced |
+//! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
 //! | `tls` | handshakes with the client that we begin |
@@ -26,8 +29,11 @@ mod context;
 mod control;
 mod data;
 mod guard;
+mod input;
 mod module;
 mod output;
+mod outside;
+mod reserve;
 mod socket;
 mod stock;
 mod tls;

@@ -9,6 +9,7 @@ use nginx_sys::{
 };
 
 use super::control;
+use super::input::HELD;
 
 /// Bytes under way to one side above which no more are made, so that a peer that does not read costs this
 /// much memory and not all there is.
@@ -73,7 +74,7 @@ impl Output {
                 if chain.is_null() {
                     return NGX_ERROR as ngx_int_t;
                 }
-            } else if dst.is_null() || (*dst).buffered() & !control::HELD == 0 {
+            } else if dst.is_null() || (*dst).buffered() & !HELD == 0 {
                 return NGX_OK as ngx_int_t;
             }
             let sent = control::next_filter(s, chain, self.from_upstream);

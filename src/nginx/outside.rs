@@ -1,0 +1,276 @@
+//! What the session machine of a control connection acts on: the two connections, the zone, the log.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ptr;
+
+use nginx_sys::{
+    NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, ngx_buf_t, ngx_connection_t, ngx_handle_write_event,
+    ngx_int_t, ngx_log_t, ngx_stream_session_t, ngx_stream_upstream_t,
+};
+use ngx::ngx_log_error;
+
+use super::conf::SrvConf;
+use super::context;
+use super::input::HELD;
+use super::output::Output;
+use super::reserve::GivenBack;
+use super::zone::Zone;
+use crate::ftp::HostPort;
+use crate::ftp::command::Transfer;
+use crate::ports::{Reserved, Ticket};
+use crate::session::{Actions, Mode, Note, Passive, Unavailable};
+
+/// Data connections of one session that are looked after at the same time; more are only a client's
+/// that asks for ports and lets the transfers run on.
+const MAX_TAKEN: usize = 4;
+
+/// What the machine acts on.
+pub struct Outside {
+    /// The nginx session.
+    pub s: *mut ngx_stream_session_t,
+    /// The number that the session shares with its data connections.
+    pub id: u64,
+    /// Replies.
+    pub to_client: Output,
+    /// Commands.
+    pub to_server: Output,
+    /// The reservation that a data connection may take, or has taken.
+    pub current: Option<Reserved>,
+    /// The last port that was reserved.
+    pub port: Option<u16>,
+    /// What `proxy_ip` has yielded: it is evaluated in memory that lives as long as the session.
+    pub proxy_ip: Option<Ipv4Addr>,
+    /// How the last data port was asked for.
+    pub mode: Option<Mode>,
+    /// Earlier reservations whose data connection may still be open.
+    pub earlier: VecDeque<Ticket>,
+    /// Both connections are to be closed.
+    pub closing: bool,
+    /// A handshake with the client begins when everything before it has been sent.
+    pub start_tls: bool,
+    /// The server that the client dialled, of a transparent control server.
+    pub destination: Option<SocketAddr>,
+    /// The proxy puts a PROXY protocol header before the client's first bytes.
+    pub proxy_protocol: bool,
+}
+
+/// The session ends: nginx closes both connections.
+pub struct Ended;
+
+fn ok(rc: ngx_int_t) -> Result<(), Ended> {
+    match rc == NGX_ERROR as ngx_int_t {
+        true => Err(Ended),
+        false => Ok(()),
+    }
+}
+
+impl Outside {
+    /// The connection's log.
+    pub fn log(&self) -> *mut ngx_log_t {
+        // SAFETY: the session outlives its state.
+        unsafe { (*(*self.s).connection).log }
+    }
+
+    /// The configuration of the session's server.
+    pub fn conf(&self) -> &'static SrvConf {
+        // SAFETY: the session is alive.
+        unsafe { context::conf(self.s) }
+    }
+
+    /// Whether one of the two sides does not read what is made for it.
+    pub fn is_full(&self) -> bool {
+        self.to_client.is_full() || self.to_server.is_full()
+    }
+
+    /// What the proxy keeps of the session; null before the content phase.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive.
+    pub unsafe fn upstream(&self) -> *mut ngx_stream_upstream_t {
+        // SAFETY: the session is alive.
+        unsafe { (*self.s).upstream }
+    }
+
+    /// The connection to the server; null before it is there.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive.
+    pub unsafe fn upstream_connection(&self) -> *mut ngx_connection_t {
+        // SAFETY: null, or the proxy's.
+        unsafe {
+            let upstream = self.upstream();
+            match upstream.is_null() {
+                true => ptr::null_mut(),
+                false => (*upstream).peer.connection,
+            }
+        }
+    }
+
+    /// Whether the buffer has bytes that the client sent: read by the proxy, or prereads.
+    pub unsafe fn is_of_client(&self, buf: *const ngx_buf_t) -> bool {
+        let within = |of: *const ngx_buf_t| {
+            // SAFETY: null, or a buffer that lives as long as the session.
+            unsafe { !of.is_null() && (*buf).pos >= (*of).start && (*buf).pos < (*of).end }
+        };
+        // SAFETY: the upstream is connected.
+        unsafe {
+            !self.proxy_protocol
+                || within(&raw const (*self.upstream()).downstream_buf)
+                || within((*(*self.s).connection).buffer)
+        }
+    }
+
+    /// Sends what was replied.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive.
+    pub unsafe fn send_to_client(&mut self, last: bool) -> Result<(), Ended> {
+        // SAFETY: the session is alive.
+        unsafe {
+            let c = (*self.s).connection;
+            ok(self.to_client.send(self.s, c, last))?;
+            // A reply of our own may be sent while the proxy waits for something else.
+            match (*c).buffered() & !HELD {
+                0 => Ok(()),
+                _ => ok(ngx_handle_write_event((*c).write, 0)),
+            }
+        }
+    }
+
+    /// Sends what was forwarded.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive and its upstream connected.
+    pub unsafe fn send_to_server(&mut self, last: bool) -> Result<(), Ended> {
+        // SAFETY: the session is alive and its upstream connected.
+        unsafe {
+            let pc = self.upstream_connection();
+            ok(self.to_server.send(self.s, pc, last))?;
+            match pc.as_ref() {
+                Some(open) if open.buffered() & !HELD != 0 => {
+                    ok(ngx_handle_write_event((*pc).write, 0))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// An error if the machine has asked for the end.
+    pub fn close_if_asked(&mut self) -> Result<(), Ended> {
+        if !self.closing {
+            return Ok(());
+        }
+        // Unread bytes make the kernel send a reset, which may overtake our last reply.
+        let mut scrap = [0u8; 4096];
+        // SAFETY: the socket is open and does not block; the buffer has the length that is told.
+        unsafe {
+            let c = (*self.s).connection;
+            if !(*c).ssl.is_null() || (*c).buffered() & !HELD != 0 {
+                return Err(Ended);
+            }
+            let fd = (*c).fd;
+            libc::shutdown(fd, libc::SHUT_WR);
+            for _ in 0..16 {
+                if libc::recv(fd, scrap.as_mut_ptr().cast(), scrap.len(), 0) <= 0 {
+                    break;
+                }
+            }
+        }
+        Err(Ended)
+    }
+
+    /// The zone of its server.
+    pub fn zone(&self) -> Option<&'static Zone> {
+        self.conf().zone()
+    }
+
+    /// Whether a data connection of this session is open.
+    pub fn has_taken(&mut self) -> bool {
+        let Some(zone) = self.zone() else {
+            return false;
+        };
+        let current = self.current.map(|reserved| reserved.ticket);
+        let tickets = self.earlier.iter().copied().chain(current);
+        zone.with(|table| tickets.into_iter().any(|ticket| table.is_taken(ticket)))
+            .unwrap_or(false)
+    }
+}
+
+impl Outside {
+    /// Logs, or remembers, what became of a reservation.
+    pub fn note_given_back(&mut self, given_back: GivenBack) {
+        match given_back {
+            GivenBack::Released(port) => {
+                ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
+            }
+            GivenBack::Taken(ticket) => {
+                if self.earlier.len() == MAX_TAKEN {
+                    self.earlier.pop_front();
+                }
+                self.earlier.push_back(ticket);
+            }
+            GivenBack::Gone => {}
+        }
+    }
+}
+
+impl Actions for Outside {
+    fn forward(&mut self, bytes: &[u8]) {
+        self.to_server.push(bytes);
+    }
+
+    fn reply(&mut self, bytes: &[u8]) {
+        self.to_client.push(bytes);
+    }
+
+    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
+        self.mode = Some(passive.mode);
+        // SAFETY: replies come from a connected upstream.
+        let reserved = unsafe { self.reserve_port(&passive) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
+    }
+
+    fn release(&mut self) {
+        let (Some(zone), Some(reserved)) = (self.zone(), self.current.take()) else {
+            return;
+        };
+        if let Some(given_back) = zone.with(|table| GivenBack::to(table, reserved.ticket)) {
+            self.note_given_back(given_back);
+        }
+    }
+
+    fn annotate(&mut self, transfer: Transfer<'_>) {
+        #[cfg(feature = "panic-test")]
+        if let (b"panic", Some(zone)) = (transfer.path, self.zone()) {
+            zone.with(|_| std::panic::panic_any("asked for by a test"));
+        }
+        if let (Some(zone), Some(reserved)) = (self.zone(), self.current) {
+            let verb = transfer.verb.as_bytes();
+            zone.with(|table| table.annotate(reserved.ticket, verb, transfer.path));
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        let level = match note.is_of_client() {
+            true => NGX_LOG_INFO,
+            false => NGX_LOG_ERR,
+        };
+        ngx_log_error!(level, self.log(), "{note}");
+    }
+
+    fn start_tls(&mut self) {
+        self.start_tls = true;
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+    }
+}
