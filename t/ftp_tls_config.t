@@ -36,6 +36,7 @@ sub data {
 
 my $stock = qr/no "ssl_certificate" is defined/;
 my $auth = qr/"ftp_auth_tls" needs "ssl_certificate"/;
+my $server = qr/"ftp_proxy_auth_tls" needs "proxy_ssl on"/;
 my $needs = qr/"ftp_data"\ needs\ "ssl_certificate":\ control\ servers\ of
     \ its\ zone\ do\ TLS/x;
 
@@ -55,11 +56,17 @@ my @cases = (
     ['listen ssl on both', ctrl($certificates, ' ssl')
         . data($certificates, ' ssl')],
     ['listen ssl on data', ctrl('') . data($certificates, ' ssl')],
+    ['auth to the server', "ftp_proxy_auth_tls on; " . ctrl('proxy_ssl on;') . data('')],
     ['both kinds', "$certificates " . ctrl('ftp_auth_tls on;', ' ssl') . data('')],
     ['optional', "$certificates "
         . ctrl('ftp_auth_tls on; ftp_data_tls optional;') . data('')],
     ['data before control', data($certificates)
         . ctrl("ftp_auth_tls on; $certificates")],
+
+    # toward the server
+
+    ['no proxy_ssl', ctrl('ftp_proxy_auth_tls on;') . data(''), $server, 1],
+    ['no proxy_ssl, inherited', "ftp_proxy_auth_tls on;\n" . ctrl('') . data(''), $server],
 
     # certificates
 

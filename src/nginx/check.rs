@@ -10,7 +10,8 @@ use nginx_sys::{
 };
 use ngx::ngx_log_error;
 
-use super::conf::{MIXED, SrvConf, UNSET};
+use super::auth;
+use super::conf::{MIXED, MainConf, SrvConf, UNSET};
 use super::module::{ctx_index, hidden_upstream};
 #[cfg(not(nginx_listen_in_ports))]
 use super::stock::core_conf;
@@ -85,6 +86,7 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
         for zone in zones {
             warn_of_uncovered(cf, &*zone);
         }
+        check_auth(cf, servers)?;
     }
     Some(())
 }
@@ -160,6 +162,37 @@ unsafe fn check_server_tls(
                 };
                 (*conf).other_proxy = other;
             }
+        }
+    }
+    Some(())
+}
+
+/// Servers with `ftp_proxy_auth_tls` get our content handler before the proxy's, and every upstream our peer before
+/// its own: with a variable in `proxy_pass` it may be any.
+unsafe fn check_auth(
+    cf: *mut ngx_conf_t,
+    servers: &[*mut ngx_stream_core_srv_conf_t],
+) -> Option<()> {
+    // SAFETY: every server is complete, and changed only here.
+    unsafe {
+        let ctx = (*cf).ctx.cast::<ngx_stream_conf_ctx_t>();
+        let main = (*(*ctx).main_conf.add(ctx_index())).cast::<MainConf>();
+        for &core in servers {
+            let conf = of_server(core);
+            if !conf.is_control() || !conf.proxy_auth_tls() {
+                continue;
+            }
+            if !stock::has_proxy_ssl((*core).ctx) {
+                return wrong(cf, conf, "\"ftp_proxy_auth_tls\" needs \"proxy_ssl on\"");
+            }
+            (*main).content = (*core).handler.replace(auth::content);
+        }
+        if (*main).content.is_none() {
+            return Some(());
+        }
+        for &upstream in stock::upstreams(ctx) {
+            let init = (*upstream).peer.init.replace(auth::init_peer);
+            (*main).keep_balancer(upstream, init);
         }
     }
     Some(())

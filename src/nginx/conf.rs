@@ -8,9 +8,10 @@ use std::{mem, ptr};
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK, NGX_STREAM_UPSTREAM_CREATE, ngx_array_create,
     ngx_array_push, ngx_array_t, ngx_cidr_t, ngx_conf_t, ngx_flag_t, ngx_int_t, ngx_msec_t,
-    ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_ptocidr, ngx_shared_memory_add, ngx_str_t,
-    ngx_stream_compile_complex_value, ngx_stream_compile_complex_value_t,
-    ngx_stream_complex_value_t, ngx_stream_upstream_add, ngx_stream_upstream_srv_conf_t,
+    ngx_palloc, ngx_parse_size, ngx_pcalloc, ngx_pool_cleanup_add, ngx_ptocidr,
+    ngx_shared_memory_add, ngx_str_t, ngx_stream_compile_complex_value,
+    ngx_stream_compile_complex_value_t, ngx_stream_complex_value_t, ngx_stream_session_t,
+    ngx_stream_upstream_add, ngx_stream_upstream_init_peer_pt, ngx_stream_upstream_srv_conf_t,
     ngx_uint_t, ngx_url_t,
 };
 use ngx::ngx_conf_log_error;
@@ -50,6 +51,8 @@ pub struct SrvConf {
     pub(super) proxy_ssl: ngx_flag_t,
     auth_tls: ngx_uint_t,
     data_tls: ngx_uint_t,
+    /// `ftp_proxy_auth_tls`.
+    pub proxy_auth_tls: ngx_flag_t,
     /// `ftp_original_dst`.
     pub original_dst: ngx_flag_t,
 }
@@ -92,6 +95,11 @@ impl SrvConf {
         }
     }
 
+    /// `ftp_proxy_auth_tls on`.
+    pub fn proxy_auth_tls(&self) -> bool {
+        self.proxy_auth_tls == 1
+    }
+
     /// `ftp_data_tls required`.
     pub fn data_tls_required(&self) -> bool {
         self.data_tls == 1
@@ -113,6 +121,61 @@ impl SrvConf {
     }
 }
 
+/// Our part of the `stream` block: what of the stock modules comes after us.
+#[derive(Default)]
+pub struct MainConf {
+    /// The proxy's content handler, where ours is in its place.
+    pub content: Option<unsafe extern "C" fn(*mut ngx_stream_session_t)>,
+    /// What initialised a peer of an upstream before us.
+    balancers: Vec<(
+        *mut ngx_stream_upstream_srv_conf_t,
+        ngx_stream_upstream_init_peer_pt,
+    )>,
+}
+
+impl MainConf {
+    /// Notes an upstream's own.
+    pub fn keep_balancer(
+        &mut self,
+        upstream: *mut ngx_stream_upstream_srv_conf_t,
+        init: ngx_stream_upstream_init_peer_pt,
+    ) {
+        self.balancers.push((upstream, init));
+    }
+
+    /// An upstream's own.
+    pub fn balancer(
+        &self,
+        upstream: *mut ngx_stream_upstream_srv_conf_t,
+    ) -> ngx_stream_upstream_init_peer_pt {
+        let known = self.balancers.iter().find(|(known, _)| *known == upstream);
+        known.and_then(|(_, init)| *init)
+    }
+}
+
+/// A new main configuration, null without memory.
+///
+/// # Safety
+///
+/// Called by nginx with its configuration context.
+pub unsafe fn create_main(cf: *mut ngx_conf_t) -> *mut MainConf {
+    // SAFETY: the box goes with the configuration's pool.
+    unsafe {
+        let Some(cleanup) = ngx_pool_cleanup_add((*cf).pool, 0).as_mut() else {
+            return ptr::null_mut();
+        };
+        let main = Box::into_raw(Box::<MainConf>::default());
+        cleanup.handler = Some(free_main);
+        cleanup.data = main.cast();
+        main
+    }
+}
+
+unsafe extern "C" fn free_main(main: *mut c_void) {
+    // SAFETY: `create_main` made it of a box, and the configuration is gone.
+    drop(unsafe { Box::from_raw(main.cast::<MainConf>()) });
+}
+
 /// A new configuration with nothing set, null without memory.
 ///
 /// # Safety
@@ -129,6 +192,7 @@ pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
             conf.original_dst = UNSET_FLAG;
             conf.auth_tls = UNSET;
             conf.data_tls = UNSET;
+            conf.proxy_auth_tls = UNSET_FLAG;
         }
         conf
     }
@@ -156,6 +220,7 @@ pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
     );
     inherit(&mut conf.auth_tls, prev.auth_tls, UNSET, 0);
     inherit(&mut conf.data_tls, prev.data_tls, UNSET, 0);
+    inherit(&mut conf.proxy_auth_tls, prev.proxy_auth_tls, UNSET_FLAG, 0);
     inherit(&mut conf.original_dst, prev.original_dst, UNSET_FLAG, 0);
     CONF_OK
 }

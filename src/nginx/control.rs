@@ -18,6 +18,7 @@ use nginx_sys::{
 };
 use ngx::ngx_log_error;
 
+use super::auth::Auth;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
@@ -36,6 +37,8 @@ pub struct Control {
     from_client: Input,
     from_server: Input,
     handshake: Option<Handshake>,
+    /// Explicit TLS toward the server.
+    auth: Option<Box<Auth>>,
     /// The client's last bytes ended within a line.
     mid_line: bool,
     /// The proxy's own handler of the client's write event, once ours is in its place.
@@ -158,6 +161,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             from_client: Input::default(),
             from_server: Input::default(),
             handshake: None,
+            auth: conf.proxy_auth_tls().then(|| Box::new(Auth::new())),
             mid_line: false,
             timeout_handler: None,
         };
@@ -192,6 +196,25 @@ impl Control {
     /// How it was asked for.
     pub fn mode(&self) -> Option<Mode> {
         self.outside.mode
+    }
+
+    /// Explicit TLS toward the server, if it is on.
+    pub fn auth(&mut self) -> Option<&mut Auth> {
+        self.auth.as_deref_mut()
+    }
+
+    /// The server's greeting is there already: has the filter called at the next turn.
+    ///
+    /// # Safety
+    ///
+    /// The client's connection is open.
+    pub unsafe fn greet(&mut self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let c = (*self.session()).connection;
+            (*c).set_buffered((*c).buffered() | HELD);
+            ngx_post_event((*c).write, &raw mut ngx_posted_events);
+        }
     }
 
     /// What the machine knows.
@@ -285,6 +308,9 @@ impl Control {
         unsafe {
             self.from_server.append(chain);
             self.outside.send_to_client(false)?;
+            if let Some(greeting) = self.auth().and_then(Auth::greeting) {
+                self.machine.from_server(&greeting, &mut self.outside);
+            }
             let mut begun = false;
             while let Some(buf) = self.from_server.front() {
                 if self.outside.start_tls || self.handshake.is_some() {

@@ -15,6 +15,7 @@
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
 //! | `tls` | handshakes with the client that we begin |
+//! | `auth` | explicit TLS toward the server, between the proxy's connect and its handshake |
 //! | `variables` | what an access log may show |
 //! | `stock` | what we borrow of the stock proxy |
 //! | `context` | what hangs on an nginx session |
@@ -23,6 +24,7 @@
 //! | `guard` | no panic leaves an entry point |
 
 mod address;
+mod auth;
 mod check;
 mod conf;
 mod context;

@@ -11,10 +11,10 @@ use nginx_sys::{
     ngx_int_t, ngx_module_t, ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_core_main_conf_t,
     ngx_stream_handler_pt, ngx_stream_module_t, ngx_stream_phases_NGX_STREAM_LOG_PHASE,
     ngx_stream_phases_NGX_STREAM_PREACCESS_PHASE, ngx_stream_phases_NGX_STREAM_PREREAD_PHASE,
-    ngx_uint_t,
+    ngx_stream_session_t, ngx_uint_t,
 };
 
-use super::conf::{self, SrvConf};
+use super::conf::{self, MainConf, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
@@ -37,13 +37,13 @@ pub static mut ngx_stream_ftp_proxy_module: ngx_module_t = ngx_module_t {
 static CONTEXT: ngx_stream_module_t = ngx_stream_module_t {
     preconfiguration: Some(preconfiguration),
     postconfiguration: Some(postconfiguration),
-    create_main_conf: None,
+    create_main_conf: Some(create_main_conf),
     init_main_conf: None,
     create_srv_conf: Some(create_srv_conf),
     merge_srv_conf: Some(merge_srv_conf),
 };
 
-static mut COMMANDS: [ngx_command_t; 10] = [
+static mut COMMANDS: [ngx_command_t; 11] = [
     directive(
         c"ftp_ctrl",
         NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
@@ -92,6 +92,12 @@ static mut COMMANDS: [ngx_command_t; 10] = [
         set_ftp_data_tls,
         0,
     ),
+    directive(
+        c"ftp_proxy_auth_tls",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_FLAG,
+        ngx_conf_set_flag_slot,
+        offset_of!(SrvConf, proxy_auth_tls),
+    ),
     // The same under the name that OpenNJet's configurations have for it.
     directive(
         c"njtmesh_dest",
@@ -119,6 +125,16 @@ const fn directive(name: &'static CStr, type_: u32, set: Setter, offset: usize) 
 pub fn ctx_index() -> usize {
     // SAFETY: nginx writes it while it loads modules, before anything of ours runs.
     unsafe { ngx_stream_ftp_proxy_module.ctx_index }
+}
+
+/// Our configuration of the session's `stream` block.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn main_conf<'a>(s: *mut ngx_stream_session_t) -> &'a MainConf {
+    // SAFETY: nginx made it; it lives as long as the cycle, which outlives the session.
+    unsafe { &*(*(*s).main_conf.add(ctx_index())).cast::<MainConf>() }
 }
 
 unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
@@ -188,7 +204,7 @@ unsafe fn push(
 }
 
 /// A session begins: a control connection gets its state, a data connection must have been reserved.
-unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_int_t {
+unsafe extern "C" fn preaccess(s: *mut ngx_stream_session_t) -> ngx_int_t {
     // SAFETY: nginx's session, alive while its phases run.
     unsafe {
         let log = (*(*s).connection).log;
@@ -206,7 +222,7 @@ unsafe extern "C" fn preaccess(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_i
 }
 
 /// A session is over, its connection still open; access logs have been written.
-unsafe extern "C" fn log(s: *mut nginx_sys::ngx_stream_session_t) -> ngx_int_t {
+unsafe extern "C" fn log(s: *mut ngx_stream_session_t) -> ngx_int_t {
     // SAFETY: nginx's session.
     unsafe {
         guarded((*(*s).connection).log, (), || match context::of(s) {
@@ -235,6 +251,11 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         unsafe { zone::reclaim_all(cycle) }
     });
     NGX_OK as ngx_int_t
+}
+
+unsafe extern "C" fn create_main_conf(cf: *mut ngx_conf_t) -> *mut c_void {
+    // SAFETY: nginx's configuration context.
+    unsafe { guarded((*cf).log, ptr::null_mut(), || conf::create_main(cf).cast()) }
 }
 
 unsafe extern "C" fn create_srv_conf(cf: *mut ngx_conf_t) -> *mut c_void {

@@ -112,6 +112,16 @@ pub unsafe fn proxy_timeout(s: *mut ngx_stream_session_t) -> Option<ngx_msec_t> 
     unsafe { setting(s, c"proxy_timeout") }
 }
 
+/// The server's `proxy_connect_timeout` in milliseconds.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn connect_timeout(s: *mut ngx_stream_session_t) -> Option<ngx_msec_t> {
+    // SAFETY: the directive writes an `ngx_msec_t` there.
+    unsafe { setting(s, c"proxy_connect_timeout") }
+}
+
 /// Whether the server has `proxy_ssl on`.
 ///
 /// # Safety

@@ -20,6 +20,7 @@ mod protection;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::net::Ipv4Addr;
 
@@ -32,6 +33,7 @@ pub use protection::AuthTls;
 use protection::{Answer, Protection};
 use queue::{Expected, Queue};
 pub use queue::{MAX_OUTSTANDING, Mode};
+pub use upgrade::{AUTH_TLS, MAX_GREETING, Refusal, Step, Upgrade};
 
 /// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
 pub const MAX_HELD: usize = 4096;
