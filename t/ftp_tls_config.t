@@ -36,7 +36,7 @@ sub data {
 
 my $stock = qr/no "ssl_certificate" is defined/;
 my $auth = qr/"ftp_auth_tls" needs "ssl_certificate"/;
-my $server = qr/"ftp_proxy_auth_tls" needs "proxy_ssl on"/;
+my $upward = qr/"ftp_proxy_auth_tls" needs "proxy_ssl on"/;
 my $needs = qr/"ftp_data"\ needs\ "ssl_certificate":\ control\ servers\ of
     \ its\ zone\ do\ TLS/x;
 
@@ -65,8 +65,8 @@ my @cases = (
 
     # toward the server
 
-    ['no proxy_ssl', ctrl('ftp_proxy_auth_tls on;') . data(''), $server, 1],
-    ['no proxy_ssl, inherited', "ftp_proxy_auth_tls on;\n" . ctrl('') . data(''), $server],
+    ['no proxy_ssl', ctrl('ftp_proxy_auth_tls on;') . data(''), $upward, 1],
+    ['no proxy_ssl, inherited', "ftp_proxy_auth_tls on;\n" . ctrl('') . data(''), $upward],
 
     # certificates
 
