@@ -81,6 +81,7 @@ impl<M: Memory> Table<M> {
             match state {
                 State::Free => self.push_free(slot),
                 State::Waiting | State::Taken => self.count(slot, true),
+                State::Kept => {}
             }
         }
         self.slots.memory.store(header::NEXT_ID, next_id);

@@ -5,7 +5,7 @@ use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER};
 
 /// The version of the layout. It belongs to the identity of the memory: tables of different versions never
 /// share any.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 
 /// "ftpports" in a little-endian dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ftpports");
@@ -64,8 +64,24 @@ pub(super) mod field {
     pub const USER: usize = 17;
     pub const PATH: usize = USER + MAX_USER / 8;
     pub const NAME: usize = PATH + MAX_PATH / 8;
+    /// The id of what is kept for the data connection; its slot stands in TEXTS.
+    pub const KEPT: usize = NAME + MAX_NAME / 8;
     /// Words of a slot, whole cache lines.
-    pub const SIZE: usize = (NAME + MAX_NAME / 8).next_multiple_of(8);
+    pub const SIZE: usize = (KEPT + 1).next_multiple_of(8);
+}
+
+/// The words of a KEPT slot that differ from those of a reservation.
+pub(super) mod kept {
+    use super::field;
+
+    /// The slot that goes on, plus 1, or 0.
+    pub const NEXT: usize = field::SESSION;
+    /// Its id.
+    pub const NEXT_ID: usize = field::TARGET;
+    /// Bytes in all, in the first slot.
+    pub const LENGTH: usize = NEXT_ID + 1;
+    /// The bytes, to the slot's end.
+    pub const DATA: usize = LENGTH + 1;
 }
 
 /// A bound for 32-bit links; 7 GiB of memory are beyond any zone.

@@ -7,6 +7,7 @@
 //! memory   header | buckets, one per slot | slots
 //! slot     FREE --reserve--> WAITING --take--> TAKEN --finish--> FREE
 //!                               '--release, deadline, dead owner--> FREE
+//!          FREE --keep--> KEPT --forget, dead owner--> FREE
 //! ```
 //!
 //! A worker may be killed between any two stores. Two rules make that harmless:
@@ -19,6 +20,7 @@
 
 mod cache;
 mod host;
+mod kept;
 mod layout;
 mod memory;
 mod pick;
@@ -38,6 +40,7 @@ mod tests_support;
 mod tests_table;
 
 pub use host::{Host, Peer};
+pub use kept::MAX_KEPT;
 pub use layout::{LAYOUT, LayoutError, capacity};
 pub use memory::Memory;
 pub use pick::{COOLING, PROBES};

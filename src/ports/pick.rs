@@ -134,7 +134,7 @@ impl<M: Memory> Table<M> {
         while let Some(slot) = self.step(&mut walk) {
             reclaim(self, slot, reaper);
             let blemish = match self.slots.state(slot) {
-                State::Waiting => return None,
+                State::Waiting | State::Kept => return None,
                 State::Taken => {
                     taken += 1;
                     if self.slots.session(slot) != request.session || taken > MAX_TAKEN {

@@ -78,6 +78,8 @@ pub struct Request<'a> {
     pub path: &'a [u8],
     /// The name the server's certificate must have; none is kept of more than [`MAX_NAME`] bytes.
     pub name: &'a [u8],
+    /// The TLS session that the server may resume, see [`Table::keep`](super::Table::keep).
+    pub kept: Option<Ticket>,
 }
 
 /// A copy of a reservation as it was when it was read.
@@ -113,4 +115,6 @@ pub struct Reservation {
     pub path: Text<MAX_PATH>,
     /// The server's name for TLS.
     pub name: Text<MAX_NAME>,
+    /// The TLS session that the server may resume.
+    pub kept: Option<Ticket>,
 }

@@ -1,6 +1,6 @@
 //! One slot: how a reservation is packed into words, in the order that survives a kill at any store.
 
-use super::layout::{Layout, field, header};
+use super::layout::{Layout, field, header, kept};
 use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB};
 use super::{Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Text, Ticket, Tls};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -11,6 +11,8 @@ pub(super) enum State {
     Free,
     Waiting,
     Taken,
+    /// No reservation, but bytes kept for some.
+    Kept,
 }
 
 /// The greatest id: two bits of the word are the state's.
@@ -21,6 +23,7 @@ fn pack_state(id: u64, state: State) -> u64 {
         State::Free => 0,
         State::Waiting => 1,
         State::Taken => 2,
+        State::Kept => 3,
     };
     id << 2 | bits
 }
@@ -29,6 +32,7 @@ fn unpack_state(word: u64) -> (u64, State) {
     let state = match word & 3 {
         1 => State::Waiting,
         2 => State::Taken,
+        3 => State::Kept,
         _ => State::Free,
     };
     (word >> 2, state)
@@ -131,6 +135,8 @@ struct Texts {
     verb: usize,
     path: usize,
     name: usize,
+    /// The slot of what is kept.
+    kept: u32,
 }
 
 impl Texts {
@@ -146,7 +152,8 @@ impl Texts {
             .iter()
             .zip(shifts)
             .map(|(length, shift)| (*length as u64) << shift);
-        mode | tls | shifted.fold(0, |all, length| all | length)
+        let kept = u64::from(self.kept) << KEPT_SHIFT;
+        mode | tls | kept | shifted.fold(0, |all, length| all | length)
     }
 
     /// A length that cannot be is 0.
@@ -169,9 +176,13 @@ impl Texts {
             verb: length(16, MAX_VERB),
             path: length(24, MAX_PATH),
             name: length(32, MAX_NAME),
+            kept: (word >> KEPT_SHIFT) as u32,
         }
     }
 }
+
+/// Above this bit of the texts' word is the number of a slot, 24 bits.
+const KEPT_SHIFT: u32 = 40;
 
 /// A part of a name would be another name.
 fn whole<const MAX: usize>(name: &[u8]) -> &[u8] {
@@ -274,7 +285,10 @@ impl<M: Memory> Slots<M> {
             verb: self.put_text::<MAX_VERB>(slot, field::VERB, request.verb),
             path: self.put_text::<MAX_PATH>(slot, field::PATH, request.path),
             name: self.put_text::<MAX_NAME>(slot, field::NAME, whole::<MAX_NAME>(request.name)),
+            kept: request.kept.map_or(0, |kept| kept.slot),
         };
+        let kept = request.kept.map_or(0, |kept| kept.id);
+        self.set(slot, field::KEPT, kept);
         self.set(slot, field::TEXTS, texts.pack());
         self.set(slot, field::WHEN, request.deadline);
         self.set(slot, field::STATE, pack_state(id, State::Waiting));
@@ -290,10 +304,61 @@ impl<M: Memory> Slots<M> {
     /// Makes a live slot FREE. The time goes first: a worker killed in between leaves a WAITING slot that has
     /// expired, or a TAKEN one, where the time has no meaning.
     pub fn clear(&mut self, slot: u32, now: Msec) {
-        let (id, _) = self.id_and_state(slot);
+        let (id, state) = self.id_and_state(slot);
+        if state == State::Kept {
+            for word in kept::DATA..field::SIZE {
+                self.set(slot, word, 0);
+            }
+        }
         // 0 is "never used".
         self.set(slot, field::WHEN, now.max(1));
         self.set(slot, field::STATE, pack_state(id, State::Free));
+    }
+
+    /// Makes a FREE slot KEPT. It lives before the bytes come, so that they will be wiped whatever happens; that they
+    /// are complete, the length says.
+    pub fn keep(&mut self, slot: u32, id: u64, owner: Owner, next: Option<Ticket>, bytes: &[u8]) {
+        // It has no key, and is in no index.
+        self.set_packed(slot, field::KEY, Packed::NONE);
+        self.set(slot, field::OWNER, owner.0);
+        self.set(slot, kept::LENGTH, 0);
+        let (link, next_id) = next.map_or((0, 0), |next| (u64::from(next.slot) + 1, next.id));
+        self.set(slot, kept::NEXT, link);
+        self.set(slot, kept::NEXT_ID, next_id);
+        self.set(slot, field::STATE, pack_state(id, State::Kept));
+        self.put_kept(slot, bytes);
+    }
+
+    /// Stores the bytes of a KEPT slot, and wipes what is behind them.
+    pub fn put_kept(&mut self, slot: u32, bytes: &[u8]) {
+        let mut chunks = bytes.chunks(8);
+        for field in kept::DATA..field::SIZE {
+            let mut word = [0; 8];
+            for (place, byte) in word.iter_mut().zip(chunks.next().unwrap_or_default()) {
+                *place = *byte;
+            }
+            self.set(slot, field, u64::from_le_bytes(word));
+        }
+    }
+
+    /// Copies as many bytes of a KEPT slot.
+    pub fn copy_kept(&self, slot: u32, bytes: &mut [u8]) {
+        for (chunk, field) in bytes.chunks_mut(8).zip(kept::DATA..field::SIZE) {
+            let word = self.get(slot, field).to_le_bytes();
+            for (place, byte) in chunk.iter_mut().zip(word) {
+                *place = byte;
+            }
+        }
+    }
+
+    /// Where a KEPT slot goes on.
+    pub fn next_kept(&self, slot: u32) -> Option<Ticket> {
+        let link = self.get(slot, kept::NEXT).checked_sub(1)?;
+        let id = self.get(slot, kept::NEXT_ID);
+        Some(Ticket {
+            slot: u32::try_from(link).ok()?,
+            id,
+        })
     }
 
     /// Replaces verb and path; whoever reads after a kill half-way finds both empty.
@@ -309,7 +374,7 @@ impl<M: Memory> Slots<M> {
     /// A copy of a live slot; `None` if it is FREE.
     pub fn read(&self, slot: u32) -> Option<Reservation> {
         let (id, state) = self.id_and_state(slot);
-        if state == State::Free {
+        if !matches!(state, State::Waiting | State::Taken) {
             return None;
         }
         let key = self.key(slot);
@@ -330,6 +395,13 @@ impl<M: Memory> Slots<M> {
             verb: self.text(slot, field::VERB, texts.verb),
             path: self.text(slot, field::PATH, texts.path),
             name: self.text(slot, field::NAME, texts.name),
+            kept: match self.get(slot, field::KEPT) {
+                0 => None,
+                id => Some(Ticket {
+                    slot: texts.kept,
+                    id,
+                }),
+            },
         })
     }
 

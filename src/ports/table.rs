@@ -28,6 +28,8 @@ pub struct Counts {
     pub waiting: usize,
     /// In use by a data connection.
     pub taken: usize,
+    /// In use for secrets, see [`Table::keep`].
+    pub kept: usize,
     /// To be had.
     pub free: usize,
 }
@@ -235,7 +237,8 @@ impl<M: Memory> Table<M> {
     /// Notes the session's last transfer command, waiting or taken. Answers whether the ticket's reservation
     /// still is.
     pub fn annotate(&mut self, ticket: Ticket, verb: &[u8], path: &[u8]) -> bool {
-        let live = self.slots.state_of(ticket).is_some();
+        let state = self.slots.state_of(ticket);
+        let live = matches!(state, Some(State::Waiting | State::Taken));
         if live {
             self.slots.annotate(ticket.slot, verb, path);
         }
@@ -271,6 +274,7 @@ impl<M: Memory> Table<M> {
                 State::Free => counts.free += 1,
                 State::Waiting => counts.waiting += 1,
                 State::Taken => counts.taken += 1,
+                State::Kept => counts.kept += 1,
             }
         }
         counts

@@ -63,6 +63,7 @@ const NEW: Request<'static> = Request {
     verb: b"STOR",
     path: b"new path, longer than a word",
     name: b"new.example.com",
+    kept: Some(Ticket { slot: 3, id: 17 }),
 };
 
 fn new_for(peer: &str) -> Request<'static> {
@@ -166,6 +167,7 @@ fn survives(deed: &Deed, at: &str, before: &[Reservation], memory: &Shared, now:
             verb: Text::new(NEW.verb),
             path: Text::new(NEW.path),
             name: Text::new(NEW.name),
+            kept: NEW.kept,
         };
         assert_eq!(*held, expected, "{at}");
         assert!(

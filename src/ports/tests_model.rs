@@ -147,6 +147,10 @@ impl Model {
             verb: &text[..self.below(12) as usize],
             path: &text[..self.below(300) as usize],
             name: &text[..self.below(128) as usize],
+            kept: self.bench.random.one_in(2).then_some(Ticket {
+                slot: 0xff_ffff,
+                id: 1 << 60,
+            }),
         };
         let range = self.some_range();
         let answer = self.bench.reserve(&request, range.clone());
@@ -179,6 +183,7 @@ impl Model {
                     verb: Text::new(request.verb),
                     path: Text::new(request.path),
                     name: Text::new(request.name),
+                    kept: request.kept,
                 };
                 assert_eq!(self.bench.table.read(ticket), Some(expected));
                 self.live.insert(ticket.id, expected);

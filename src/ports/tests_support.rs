@@ -154,6 +154,7 @@ pub fn request(peer: &str) -> Request<'static> {
         verb: b"",
         path: b"",
         name: b"",
+        kept: None,
     }
 }
 
@@ -267,7 +268,7 @@ pub fn check(table: &mut Table<Shared>) {
             }
             assert_eq!(found, 1, "slot {slot} in the index");
         }
-        if state == State::Free {
+        if matches!(state, State::Free | State::Kept) {
             continue;
         }
         let reservation = table.slots.read(slot).expect("a live slot can be read");
@@ -295,6 +296,7 @@ pub fn check(table: &mut Table<Shared>) {
     assert_eq!(table.slots.memory.load(header::FREE_TAIL), previous);
     let counts = table.counts();
     assert_eq!(counts.free, free as usize, "free slots are lost");
-    assert_eq!(counts.free + counts.waiting + counts.taken, slots as usize);
+    let used = counts.waiting + counts.taken + counts.kept;
+    assert_eq!(counts.free + used, slots as usize);
     assert!(!table.doubt);
 }

@@ -30,6 +30,7 @@ fn reserved_port_is_found_taken_once_and_finished() {
         Counts {
             waiting: 0,
             taken: 0,
+            kept: 0,
             free: 4
         }
     );
@@ -60,6 +61,7 @@ fn reservation_is_kept_whole() {
                 verb: b"RETR",
                 path: b"a path/of 17 byte",
                 name: b"ftp.example.com",
+                kept: Some(Ticket { slot: 1, id: 77 }),
                 ..request(BOB)
             };
             let reserved = bench.reserve(&request, 1..=1).unwrap();
@@ -82,6 +84,7 @@ fn reservation_is_kept_whole() {
                 verb: Text::new(request.verb),
                 path: Text::new(request.path),
                 name: Text::new(request.name),
+                kept: request.kept,
             };
             assert_eq!(bench.table.read(reserved.ticket), Some(expected));
         }
@@ -774,6 +777,7 @@ fn sweep_of_all_asks_once_about_each_owner() {
         Counts {
             waiting: 40,
             taken: 0,
+            kept: 0,
             free: 20
         }
     );
@@ -916,6 +920,7 @@ fn open_finds_what_format_made() {
         Counts {
             waiting: 0,
             taken: 0,
+            kept: 0,
             free: 3
         }
     );
