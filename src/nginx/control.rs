@@ -25,6 +25,7 @@ use super::guard::guarded;
 use super::input::{HELD, Input, mark, read_past_urgent, remaining};
 use super::output::Output;
 use super::outside::{Ended, Outside};
+use super::resume::Resumable;
 use super::tls::{self, Handshake};
 use super::{address, socket, stock, zone};
 use crate::ports::Host;
@@ -153,6 +154,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 proxy_ip: None,
                 mode: None,
                 earlier: VecDeque::new(),
+                resumable: Resumable::default(),
                 closing: false,
                 start_tls: false,
                 destination,
@@ -225,6 +227,9 @@ impl Control {
     /// The session is over.
     pub fn end(&mut self) {
         self.outside.release();
+        if let Some(zone) = self.outside.zone() {
+            self.outside.resumable.forget(zone);
+        }
     }
 
     /// The connection's pool is being destroyed.

@@ -25,6 +25,7 @@ use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
+use super::resume;
 use super::socket::{self, set_reset_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
@@ -114,6 +115,11 @@ impl Data {
             return;
         };
         zone.with(|table| table.finish(zone::now(), taken.ticket));
+    }
+
+    /// The TLS session that its control session has in the zone.
+    fn kept(&self) -> Option<(&'static Zone, Ticket)> {
+        Some((self.zone()?, self.taken?.kept?))
     }
 
     fn zone(&self) -> Option<&'static Zone> {
@@ -504,8 +510,29 @@ unsafe fn has_bytes(mut chain: *mut nginx_sys::ngx_chain_t) -> bool {
     false
 }
 
-unsafe extern "C" fn set_session(_peer: *mut ngx_peer_connection_t, _s: *mut c_void) -> ngx_int_t {
-    NGX_OK as ngx_int_t
+/// TLS toward the server is about to begin, and `proxy_ssl_session_reuse` is on.
+unsafe extern "C" fn set_session(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ngx_int_t {
+    // SAFETY: the proxy calls it with a connection that has TLS ready; `s` is what `init` put there.
+    unsafe {
+        guarded(
+            (*peer).log,
+            NGX_ERROR as ngx_int_t,
+            || match context::data(s.cast()).and_then(|data| data.kept()) {
+                Some((zone, kept)) => resume::resume((*peer).connection, zone, kept),
+                None => NGX_OK as ngx_int_t,
+            },
+        )
+    }
 }
 
-unsafe extern "C" fn save_session(_peer: *mut ngx_peer_connection_t, _s: *mut c_void) {}
+/// The server has given a TLS session.
+unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_void) {
+    // SAFETY: as for `set_session`.
+    unsafe {
+        guarded((*peer).log, (), || {
+            if let Some((zone, kept)) = context::data(s.cast()).and_then(|data| data.kept()) {
+                resume::renew((*peer).connection, zone, kept);
+            }
+        });
+    }
+}

@@ -15,6 +15,7 @@
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
 //! | `tls` | handshakes with the client that we begin |
+//! | `resume` | TLS sessions with the server, from control to data connections |
 //! | `auth` | explicit TLS toward the server, between the proxy's connect and its handshake |
 //! | `variables` | what an access log may show |
 //! | `stock` | what we borrow of the stock proxy |
@@ -36,6 +37,7 @@ mod module;
 mod output;
 mod outside;
 mod reserve;
+mod resume;
 mod socket;
 mod stock;
 mod tls;

@@ -15,6 +15,7 @@ use super::context;
 use super::input::HELD;
 use super::output::Output;
 use super::reserve::GivenBack;
+use super::resume::Resumable;
 use super::zone::Zone;
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
@@ -47,6 +48,8 @@ pub struct Outside {
     pub earlier: VecDeque<Ticket>,
     /// Both connections are to be closed.
     pub closing: bool,
+    /// The TLS session with the server, for data connections.
+    pub resumable: Resumable,
     /// A handshake with the client begins when everything before it has been sent.
     pub start_tls: bool,
     /// The server that the client dialled, of a transparent control server.

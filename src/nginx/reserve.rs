@@ -13,7 +13,7 @@ use ngx::ngx_log_error;
 use super::conf::ipv4;
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, context, socket};
+use super::{address, context, socket, stock};
 use crate::ftp::HostPort;
 use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls};
 use crate::session::{Mode, Passive};
@@ -148,6 +148,10 @@ impl Outside {
                 }
             };
             let local = self.source_for(&target);
+            let kept = match passive.server_protected && stock::resumes_tls(self.s) {
+                true => self.resumable.keep(self.upstream_connection(), zone),
+                false => None,
+            };
             let verb = passive.transfer.map_or("", |transfer| transfer.verb);
             let request = Request {
                 peer,
@@ -168,6 +172,7 @@ impl Outside {
                     true => (*self.upstream()).ssl_name.as_bytes(),
                     false => b"",
                 },
+                kept,
             };
             let mut reclaimed = Reclaimed::default();
             let old = self.current.take();

@@ -132,6 +132,16 @@ pub unsafe fn proxies_tls(s: *mut ngx_stream_session_t) -> bool {
     unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl") == Some(1) }
 }
 
+/// Whether the server has `proxy_ssl_session_reuse on`.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn resumes_tls(s: *mut ngx_stream_session_t) -> bool {
+    // SAFETY: the directive writes an `ngx_flag_t` there.
+    unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl_session_reuse") == Some(1) }
+}
+
 /// Whether a server's configuration has `proxy_ssl on`.
 ///
 /// # Safety

@@ -1,0 +1,172 @@
+//! TLS sessions with the server, handed from a control connection to its data connections in any worker: many servers
+//! refuse a data connection that does not resume its control connection's session.
+//!
+//! One is kept in the zone for each control session: written before a data port is reserved, read when the data
+//! connection begins its handshake, and written again when the server gives that a newer ticket, for some take each
+//! only once. `proxy_ssl_session_reuse off` turns it off.
+
+use std::ptr;
+
+use nginx_sys::{
+    NGX_ERROR, NGX_OK, OPENSSL_cleanse, SSL_CTRL_SET_MAX_PROTO_VERSION, SSL_SESSION,
+    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_ctrl, SSL_get_session,
+    SSL_session_reused, TLS1_3_VERSION, d2i_SSL_SESSION, i2d_SSL_SESSION, ngx_connection_t,
+    ngx_int_t, ngx_ssl_get0_session, ngx_ssl_set_session,
+};
+
+use super::zone::{self, Zone};
+use crate::ports::{MAX_KEPT, Ticket};
+
+/// A TLS session as bytes, wiped when it goes.
+struct Secret {
+    bytes: [u8; MAX_KEPT],
+    length: usize,
+}
+
+impl Secret {
+    fn new() -> Self {
+        Self {
+            bytes: [0; MAX_KEPT],
+            length: 0,
+        }
+    }
+
+    /// `None` if it is greater than what is kept.
+    unsafe fn of(session: *mut SSL_SESSION) -> Option<Self> {
+        let mut secret = Self::new();
+        // SAFETY: the session is alive; OpenSSL writes as many bytes as it has said before.
+        unsafe {
+            let length = i2d_SSL_SESSION(session, ptr::null_mut());
+            secret.length = usize::try_from(length).ok()?;
+            if secret.length == 0 || secret.length > MAX_KEPT {
+                return None;
+            }
+            let mut place = secret.bytes.as_mut_ptr();
+            i2d_SSL_SESSION(session, &raw mut place);
+        }
+        Some(secret)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        // SAFETY: the array, and its length.
+        unsafe { OPENSSL_cleanse(self.bytes.as_mut_ptr().cast(), self.bytes.len()) }
+    }
+}
+
+/// What a control session has in the zone.
+#[derive(Default)]
+pub struct Resumable {
+    kept: Option<Ticket>,
+    /// The session that was kept last, to know a newer one; it is not followed.
+    last: *mut SSL_SESSION,
+}
+
+impl Resumable {
+    /// Keeps the session of the server's connection, if it has a newer one than before. Where there is no room the
+    /// data connections will begin their own.
+    ///
+    /// # Safety
+    ///
+    /// `pc` is open.
+    pub unsafe fn keep(&mut self, pc: *mut ngx_connection_t, zone: &Zone) -> Option<Ticket> {
+        // SAFETY: the connection has its session as long as its TLS.
+        unsafe {
+            let tls = (*pc).ssl.as_ref()?;
+            let session = SSL_get_session(tls.connection);
+            if session.is_null() || session == self.last {
+                return self.kept;
+            }
+            let secret = Secret::of(session)?;
+            let kept = self.kept;
+            self.kept = zone
+                .with(|table| {
+                    if let Some(kept) = kept {
+                        if table.keep_instead(kept, secret.as_bytes()) {
+                            return Some(kept);
+                        }
+                        table.forget(zone::now(), kept);
+                    }
+                    table.keep(zone::now(), zone::this_worker(), secret.as_bytes())
+                })
+                .flatten();
+            if self.kept.is_some() {
+                self.last = session;
+            }
+        }
+        self.kept
+    }
+
+    /// The control session is over.
+    pub fn forget(&mut self, zone: &Zone) {
+        if let Some(kept) = self.kept.take() {
+            zone.with(|table| table.forget(zone::now(), kept));
+        }
+    }
+}
+
+/// A data connection is about to begin its handshake with the server.
+///
+/// # Safety
+///
+/// `pc` has TLS ready and has not sent a byte.
+pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> ngx_int_t {
+    let mut secret = Secret::new();
+    let bytes = &mut secret.bytes;
+    let found = zone.with(|table| table.kept(kept, bytes).map(<[u8]>::len));
+    let Some(length) = found.flatten() else {
+        return NGX_OK as ngx_int_t;
+    };
+    // SAFETY: OpenSSL reads so many bytes; what it makes of them is ours to free.
+    unsafe {
+        let mut bytes = secret.bytes.as_ptr();
+        let session = d2i_SSL_SESSION(ptr::null_mut(), &raw mut bytes, length as _);
+        if session.is_null() {
+            return NGX_OK as ngx_int_t;
+        }
+        let version = SSL_SESSION_get_protocol_version(session);
+        if version < TLS1_3_VERSION as i32 {
+            // A server that can do 1.3 would choose it, and there the session means nothing.
+            let newest = SSL_CTRL_SET_MAX_PROTO_VERSION as i32;
+            SSL_ctrl(
+                (*(*pc).ssl).connection,
+                newest,
+                version.into(),
+                ptr::null_mut(),
+            );
+        }
+        let set = ngx_ssl_set_session(pc, session);
+        SSL_SESSION_free(session);
+        match set == NGX_OK as ngx_int_t {
+            true => set,
+            false => NGX_ERROR as ngx_int_t,
+        }
+    }
+}
+
+/// The server has given a data connection a newer session: the next one resumes that.
+///
+/// # Safety
+///
+/// Called by the proxy with the new session in `pc`.
+pub unsafe fn renew(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // One that does not come from the control connection's is nothing to resume.
+        if SSL_session_reused((*(*pc).ssl).connection) != 1 {
+            return;
+        }
+        let session = ngx_ssl_get0_session(pc);
+        if session.is_null() {
+            return;
+        }
+        if let Some(secret) = Secret::of(session) {
+            zone.with(|table| table.keep_instead(kept, secret.as_bytes()));
+        }
+    }
+}
