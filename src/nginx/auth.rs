@@ -76,6 +76,11 @@ impl Auth {
         }
     }
 
+    /// The server's greeting waits for the filter.
+    pub fn has_greeting(&self) -> bool {
+        self.greeting.is_some()
+    }
+
     /// The server's greeting, once.
     pub fn greeting(&mut self) -> Option<Vec<u8>> {
         self.greeting.take()
@@ -312,6 +317,11 @@ unsafe extern "C" fn on_hook(event: *mut ngx_event_t) {
         if let Some(auth) = of(s) {
             auth.read = (*pc.read).handler.replace(on_event);
             auth.write = (*pc.write).handler.replace(on_event);
+        }
+        // The proxy would notice only later that the client has gone.
+        let read = (*(*s).connection).read;
+        if ngx_handle_read_event(read, 0) != NGX_OK as ngx_int_t {
+            return fail(s, pc);
         }
         proceed(s, pc);
     }

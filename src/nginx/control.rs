@@ -266,8 +266,12 @@ impl Control {
     unsafe fn mark_held(&mut self) {
         // SAFETY: the connections are open.
         unsafe {
-            mark(self.outside.upstream_connection(), &self.from_client);
-            mark((*self.session()).connection, &self.from_server);
+            mark(self.outside.upstream_connection(), self.from_client.waits());
+            let greeting = self.auth().is_some_and(|auth| auth.has_greeting());
+            mark(
+                (*self.session()).connection,
+                self.from_server.waits() || greeting,
+            );
         }
     }
 

@@ -74,11 +74,11 @@ impl Input {
 /// # Safety
 ///
 /// `dst` is an open connection or null.
-pub unsafe fn mark(dst: *mut ngx_connection_t, input: &Input) {
+pub unsafe fn mark(dst: *mut ngx_connection_t, waits: bool) {
     // SAFETY: an open connection, or none yet.
     if let Some(dst) = unsafe { dst.as_mut() } {
         let others = dst.buffered() & !HELD;
-        dst.set_buffered(if input.waits() { others | HELD } else { others });
+        dst.set_buffered(if waits { others | HELD } else { others });
     }
 }
 
