@@ -51,6 +51,8 @@ pub struct SrvConf {
     pub(super) proxy_ssl: ngx_flag_t,
     auth_tls: ngx_uint_t,
     data_tls: ngx_uint_t,
+    tls_reuse: ngx_uint_t,
+    tls_close_notify: ngx_uint_t,
     /// `ftp_proxy_auth_tls`.
     pub proxy_auth_tls: ngx_flag_t,
     /// `ftp_original_dst`.
@@ -93,6 +95,16 @@ impl SrvConf {
             2 => AuthTls::Only,
             _ => AuthTls::Off,
         }
+    }
+
+    /// `ftp_data_tls_reuse required`.
+    pub fn tls_reuse_required(&self) -> bool {
+        self.tls_reuse == 1
+    }
+
+    /// `ftp_data_tls_close_notify required`.
+    pub fn close_notify_required(&self) -> bool {
+        self.tls_close_notify == 1
     }
 
     /// `ftp_proxy_auth_tls on`.
@@ -192,6 +204,8 @@ pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
             conf.original_dst = UNSET_FLAG;
             conf.auth_tls = UNSET;
             conf.data_tls = UNSET;
+            conf.tls_reuse = UNSET;
+            conf.tls_close_notify = UNSET;
             conf.proxy_auth_tls = UNSET_FLAG;
         }
         conf
@@ -220,6 +234,8 @@ pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
     );
     inherit(&mut conf.auth_tls, prev.auth_tls, UNSET, 0);
     inherit(&mut conf.data_tls, prev.data_tls, UNSET, 0);
+    inherit(&mut conf.tls_reuse, prev.tls_reuse, UNSET, 0);
+    inherit(&mut conf.tls_close_notify, prev.tls_close_notify, UNSET, 0);
     inherit(&mut conf.proxy_auth_tls, prev.proxy_auth_tls, UNSET_FLAG, 0);
     inherit(&mut conf.original_dst, prev.original_dst, UNSET_FLAG, 0);
     CONF_OK
@@ -556,15 +572,32 @@ pub unsafe fn ftp_auth_tls(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_ch
 /// Called by nginx, with our configuration of the block.
 pub unsafe fn ftp_data_tls(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
     // SAFETY: the caller's promise.
-    unsafe {
-        choose(
-            cf,
-            &mut conf.data_tls,
-            "ftp_data_tls",
-            &["optional", "required"],
-        )
-    }
+    unsafe { choose(cf, &mut conf.data_tls, "ftp_data_tls", &DEMANDS) }
 }
+
+/// `ftp_data_tls_reuse optional|required;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_data_tls_reuse(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    let value = &mut conf.tls_reuse;
+    // SAFETY: the caller's promise.
+    unsafe { choose(cf, value, "ftp_data_tls_reuse", &DEMANDS) }
+}
+
+/// `ftp_data_tls_close_notify optional|required;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_data_tls_close_notify(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    let value = &mut conf.tls_close_notify;
+    // SAFETY: the caller's promise.
+    unsafe { choose(cf, value, "ftp_data_tls_close_notify", &DEMANDS) }
+}
+
+const DEMANDS: [&str; 2] = ["optional", "required"];
 
 /// One word of several; its place among them is the value.
 unsafe fn choose(

@@ -154,6 +154,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 proxy_ip: None,
                 mode: None,
                 earlier: VecDeque::new(),
+                own_tls_context: conf.tls_reuse_required(),
                 resumable: Resumable::default(),
                 closing: false,
                 start_tls: false,
@@ -198,6 +199,11 @@ impl Control {
     /// How it was asked for.
     pub fn mode(&self) -> Option<Mode> {
         self.outside.mode
+    }
+
+    /// The number that TLS sessions of this control session, and no other, are marked with.
+    pub fn tls_context(&self) -> Option<u64> {
+        self.outside.own_tls_context.then_some(self.id())
     }
 
     /// Explicit TLS toward the server, if it is on.

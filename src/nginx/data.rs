@@ -42,6 +42,8 @@ pub struct Data {
     /// The client's leg begins with a handshake.
     tls: bool,
     handshake: Option<Handshake>,
+    /// The client's handshake is not to be had, or not as it must be.
+    unsafe_client: bool,
     /// The client has sent close_notify.
     notified: bool,
     /// The reservation's target, for nginx.
@@ -91,12 +93,19 @@ impl Data {
         Some(fresh.flatten().unwrap_or(taken))
     }
 
+    /// The control session whose TLS session the client has to resume.
+    pub fn tls_context(&self) -> Option<u64> {
+        let taken = self.taken.filter(|taken| taken.tls.resumed)?;
+        Some(taken.session)
+    }
+
     /// The client's handshake is over; the server's bytes may come.
     ///
     /// # Safety
     ///
     /// Both connections are open.
-    pub unsafe fn end_handshake(&mut self) -> Option<Handshake> {
+    pub unsafe fn end_handshake(&mut self, fine: bool) -> Option<Handshake> {
+        self.unsafe_client = !fine;
         // SAFETY: the caller's promise.
         unsafe {
             tls::note_close((*self.s).connection, &raw mut self.notified);
@@ -163,6 +172,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             taken: None,
             tls: (*s).ssl() == 1,
             handshake: None,
+            unsafe_client: false,
             notified: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
@@ -469,7 +479,8 @@ impl Legs {
         unsafe {
             let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
             let (c, pc) = ((*s).connection, upstream.peer.connection);
-            if pc.is_null() || upstream.connected() == 0 || (tls && (*c).ssl.is_null()) {
+            let in_clear = tls && (*c).ssl.is_null();
+            if pc.is_null() || upstream.connected() == 0 || in_clear || data.unsafe_client {
                 return none;
             }
             if socket::failed(c, data.notified) || socket::failed(pc, false) {
@@ -483,7 +494,9 @@ impl Legs {
             ];
             let buffered = (*c).buffered() | (*pc).buffered() != 0
                 || chains.iter().any(|chain| has_bytes(*chain));
-            let (client_ended, server_ended) = (socket::has_ended(c), socket::has_ended(pc));
+            let notified = data.notified || !tls || !context::conf(s).close_notify_required();
+            let client_ended = socket::has_ended(c) && notified;
+            let server_ended = socket::has_ended(pc);
             if buffered || !(client_ended || server_ended) {
                 return none;
             }

@@ -11,7 +11,7 @@ use nginx_sys::{
     ngx_int_t, ngx_module_t, ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_core_main_conf_t,
     ngx_stream_handler_pt, ngx_stream_module_t, ngx_stream_phases_NGX_STREAM_LOG_PHASE,
     ngx_stream_phases_NGX_STREAM_PREACCESS_PHASE, ngx_stream_phases_NGX_STREAM_PREREAD_PHASE,
-    ngx_stream_session_t, ngx_uint_t,
+    ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t, ngx_uint_t,
 };
 
 use super::conf::{self, MainConf, SrvConf};
@@ -43,7 +43,7 @@ static CONTEXT: ngx_stream_module_t = ngx_stream_module_t {
     merge_srv_conf: Some(merge_srv_conf),
 };
 
-static mut COMMANDS: [ngx_command_t; 11] = [
+static mut COMMANDS: [ngx_command_t; 13] = [
     directive(
         c"ftp_ctrl",
         NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
@@ -90,6 +90,18 @@ static mut COMMANDS: [ngx_command_t; 11] = [
         c"ftp_data_tls",
         NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
         set_ftp_data_tls,
+        0,
+    ),
+    directive(
+        c"ftp_data_tls_reuse",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_data_tls_reuse,
+        0,
+    ),
+    directive(
+        c"ftp_data_tls_close_notify",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_data_tls_close_notify,
         0,
     ),
     directive(
@@ -184,6 +196,11 @@ unsafe fn install(cf: *mut ngx_conf_t) -> Option<()> {
         )?;
         push(main, ngx_stream_phases_NGX_STREAM_LOG_PHASE, Some(log))?;
         tls::install(cf);
+        push(
+            main,
+            ngx_stream_phases_NGX_STREAM_SSL_PHASE,
+            Some(tls::ssl_phase),
+        )?;
         control::install_filter();
     }
     Some(())
@@ -299,6 +316,11 @@ setter!(set_ftp_data_peer, conf::ftp_data_peer);
 setter!(set_ftp_pasv_trust, conf::ftp_pasv_trust);
 setter!(set_ftp_auth_tls, conf::ftp_auth_tls);
 setter!(set_ftp_data_tls, conf::ftp_data_tls);
+setter!(set_ftp_data_tls_reuse, conf::ftp_data_tls_reuse);
+setter!(
+    set_ftp_data_tls_close_notify,
+    conf::ftp_data_tls_close_notify
+);
 
 /// The name of the upstream that stands for "wherever the reservation says".
 pub fn hidden_upstream() -> ngx_str_t {

@@ -48,6 +48,8 @@ pub struct Outside {
     pub earlier: VecDeque<Ticket>,
     /// Both connections are to be closed.
     pub closing: bool,
+    /// TLS sessions with the client are this control session's own, see [`super::tls`].
+    pub own_tls_context: bool,
     /// The TLS session with the server, for data connections.
     pub resumable: Resumable,
     /// A handshake with the client begins when everything before it has been sent.

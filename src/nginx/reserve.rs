@@ -162,6 +162,7 @@ impl Outside {
                 tls: Tls {
                     client: passive.protected,
                     server: passive.server_protected,
+                    resumed: passive.protected && self.own_tls_context,
                 },
                 owner: zone::this_worker(),
                 deadline: zone::now().saturating_add(conf.data_timeout as u64),

@@ -7,9 +7,9 @@ use std::{mem, ptr};
 
 use nginx_sys::{
     ngx_array_t, ngx_command_t, ngx_conf_t, ngx_flag_t, ngx_module_t, ngx_msec_t, ngx_palloc,
-    ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
-    ngx_stream_module_t, ngx_stream_session_t, ngx_stream_upstream_main_conf_t,
-    ngx_stream_upstream_srv_conf_t, ngx_uint_t,
+    ngx_ssl_t, ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt,
+    ngx_stream_core_srv_conf_t, ngx_stream_module_t, ngx_stream_session_t,
+    ngx_stream_upstream_main_conf_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
 
 unsafe extern "C" {
@@ -306,6 +306,19 @@ pub unsafe fn begin_stream(cf: *mut ngx_conf_t) {
 type SslConf = nginx_sys::ngx_stream_ssl_srv_conf_t;
 #[cfg(not(nginx_listen_in_ports))]
 type SslConf = nginx_sys::ngx_stream_ssl_conf_t;
+
+/// The server's TLS with clients, and `ssl_handshake_timeout` in milliseconds.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn tls_of(s: *mut ngx_stream_session_t) -> (*mut ngx_ssl_t, ngx_msec_t) {
+    // SAFETY: the ssl module made its configuration of the server.
+    unsafe {
+        let conf = (*(*s).srv_conf.add(ngx_stream_ssl_module.ctx_index)).cast::<SslConf>();
+        (&raw mut (*conf).ssl, (*conf).handshake_timeout)
+    }
+}
 
 /// Whether the server can do TLS with its clients, made so if it only has to be: up to 1.25.4 nginx prepares that
 /// for servers with `listen ... ssl` alone.

@@ -7,10 +7,13 @@
 use std::ffi::c_void;
 
 use nginx_sys::{
-    NGX_AGAIN, NGX_LOG_INFO, NGX_OK, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl,
-    SSL_set_msg_callback, SSL3_RT_ALERT, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt,
-    ngx_event_t, ngx_int_t, ngx_post_event, ngx_posted_events, ngx_stream_handler_pt,
-    ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t,
+    NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR,
+    SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_msg_callback,
+    SSL_set_session_id_context, SSL3_RT_ALERT, ngx_add_timer, ngx_connection_t, ngx_del_timer,
+    ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_post_event, ngx_posted_events,
+    ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
+    ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
+    ngx_stream_session_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -117,15 +120,91 @@ unsafe extern "C" fn on_message(
     }
 }
 
+/// Runs before the stock ssl phase's handler: a control session whose data connections have to resume its TLS session
+/// begins the handshake here, with a mark of its own.
+///
+/// # Safety
+///
+/// Called by nginx in the ssl phase.
+pub unsafe extern "C" fn ssl_phase(s: *mut ngx_stream_session_t) -> ngx_int_t {
+    // SAFETY: nginx's session.
+    unsafe {
+        let c = (*s).connection;
+        guarded((*c).log, NGX_ERROR as ngx_int_t, || {
+            let Some(context) = own_context(s).filter(|_| (*s).ssl() == 1 && (*c).ssl.is_null())
+            else {
+                return NGX_DECLINED as ngx_int_t;
+            };
+            match start(s, context) {
+                rc if rc == NGX_OK as ngx_int_t => NGX_DECLINED as ngx_int_t,
+                rc if rc == NGX_AGAIN as ngx_int_t => {
+                    (*(*c).ssl).handler = Some(resume_phases);
+                    rc
+                }
+                rc => rc,
+            }
+        })
+    }
+}
+
+unsafe extern "C" fn resume_phases(c: *mut ngx_connection_t) {
+    // SAFETY: nginx calls it with a connection whose session waits in the ssl phase.
+    unsafe {
+        let s = (*c).data.cast::<ngx_stream_session_t>();
+        if (*(*c).ssl).handshaked() == 0 {
+            ngx_stream_finalize_session(s, NGX_STREAM_INTERNAL_SERVER_ERROR as ngx_uint_t);
+            return;
+        }
+        if (*(*c).read).timer_set() == 1 {
+            ngx_del_timer((*c).read);
+        }
+        ngx_stream_core_run_phases(s);
+    }
+}
+
+/// The control session that TLS sessions of this connection belong to, and to no other.
+unsafe fn own_context(s: *mut ngx_stream_session_t) -> Option<u64> {
+    // SAFETY: the session is alive.
+    match unsafe { context::of(s)? } {
+        Context::Control(control) => control.tls_context(),
+        Context::Data(data) => data.tls_context(),
+    }
+}
+
+/// What the ssl phase does at first, but OpenSSL resumes only sessions of the same `context`.
+unsafe fn start(s: *mut ngx_stream_session_t, context: u64) -> ngx_int_t {
+    // SAFETY: the session is alive, its connection has no TLS yet, and `check` has seen that it can.
+    unsafe {
+        let c = (*s).connection;
+        let (tls, timeout) = stock::tls_of(s);
+        (*(*c).log).action = c"SSL handshaking".as_ptr().cast_mut();
+        if ngx_ssl_create_connection(tls, c, 0) != NGX_OK as ngx_int_t {
+            return NGX_ERROR as ngx_int_t;
+        }
+        let mark = context.to_ne_bytes();
+        SSL_set_session_id_context((*(*c).ssl).connection, mark.as_ptr(), mark.len() as u32);
+        let rc = ngx_ssl_handshake(c);
+        if rc == NGX_AGAIN as ngx_int_t {
+            ngx_add_timer((*c).read, timeout);
+        }
+        rc
+    }
+}
+
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     // SAFETY: the event of a connection with a session, whose state has a handshake.
     unsafe {
         let c = (*event).data.cast::<ngx_connection_t>();
         let s = (*c).data.cast::<ngx_stream_session_t>();
         let bad = (*c).close() == 1 || (*event).timedout() == 1;
+        let first = match own_context(s) {
+            Some(context) if !bad && (*c).ssl.is_null() => start(s, context),
+            _ => NGX_OK as ngx_int_t,
+        };
         let rc = match SSL_PHASE {
-            Some(handler) if !bad => handler(s),
-            _ => nginx_sys::NGX_ERROR as ngx_int_t,
+            Some(handler) if !bad && first == NGX_OK as ngx_int_t => handler(s),
+            _ if bad => NGX_ERROR as ngx_int_t,
+            _ => first,
         };
         if rc == NGX_AGAIN as ngx_int_t {
             // Its own would go on to the next phase, where we are already.
@@ -147,15 +226,35 @@ unsafe extern "C" fn on_handshake(c: *mut ngx_connection_t) {
     }
 }
 
+/// Whether a data connection that has to has resumed its control session's TLS session. No other could be resumed:
+/// they are marked.
+unsafe fn has_resumed(s: *mut ngx_stream_session_t) -> bool {
+    // SAFETY: the handshake is done.
+    unsafe {
+        let c = (*s).connection;
+        let data = context::data(s).and_then(|data| data.tls_context());
+        let resumed = data.is_none() || SSL_session_reused((*(*c).ssl).connection) == 1;
+        if !resumed {
+            ngx_log_error!(
+                NGX_LOG_INFO,
+                (*c).log,
+                "client did not resume the TLS session of its control connection"
+            );
+        }
+        resumed
+    }
+}
+
 /// Gives the connection back to the proxy, which goes on, or ends the session.
 unsafe fn finish(s: *mut ngx_stream_session_t, fine: bool) {
     // SAFETY: the session is alive; the proxy's handlers may end it, and nothing is used after them.
     unsafe {
         let c = (*s).connection;
         let read = (*c).read;
+        let fine = fine && has_resumed(s);
         let handshake = guarded((*c).log, None, || match context::of(s) {
             Some(Context::Control(control)) => control.end_handshake(fine),
-            Some(Context::Data(data)) => data.end_handshake(),
+            Some(Context::Data(data)) => data.end_handshake(fine),
             None => None,
         });
         let Some(handshake) = handshake else {

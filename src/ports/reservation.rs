@@ -32,6 +32,8 @@ pub struct Tls {
     pub client: bool,
     /// The server's.
     pub server: bool,
+    /// The client has to resume the TLS session of its control connection.
+    pub resumed: bool,
 }
 
 /// Names one reservation for ever: a ticket whose reservation is gone opens nothing, not even in a slot that

@@ -145,7 +145,9 @@ impl Texts {
             Mode::Pasv => 0,
             Mode::Epsv => 1,
         };
-        let tls = u64::from(self.tls.client) << 1 | u64::from(self.tls.server) << 2;
+        let tls = u64::from(self.tls.client) << 1
+            | u64::from(self.tls.server) << 2
+            | u64::from(self.tls.resumed) << 7;
         let lengths = [self.user, self.verb, self.path, self.name];
         let shifts = [8, 16, 24, 32];
         let shifted = lengths
@@ -166,6 +168,7 @@ impl Texts {
             tls: Tls {
                 client: word & 2 != 0,
                 server: word & 4 != 0,
+                resumed: word & 0x80 != 0,
             },
             mode: if word & 1 == 0 {
                 Mode::Pasv

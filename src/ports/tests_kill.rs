@@ -56,6 +56,7 @@ const NEW: Request<'static> = Request {
     tls: Tls {
         client: true,
         server: false,
+        resumed: true,
     },
     owner: DYING,
     deadline: 50_000,

@@ -135,6 +135,7 @@ impl Model {
             tls: Tls {
                 client: self.bench.random.one_in(2),
                 server: self.bench.random.one_in(2),
+                resumed: self.bench.random.one_in(2),
             },
             mode: if self.bench.random.one_in(2) {
                 Mode::Pasv

@@ -55,6 +55,7 @@ fn reservation_is_kept_whole() {
                 tls: Tls {
                     client: mode == Mode::Pasv,
                     server: mode == Mode::Epsv,
+                    resumed: mode == Mode::Pasv,
                 },
                 owner: Owner(u64::MAX),
                 user: b"o\xffdd user",
@@ -77,6 +78,7 @@ fn reservation_is_kept_whole() {
                 tls: Tls {
                     client: mode == Mode::Pasv,
                     server: mode == Mode::Epsv,
+                    resumed: mode == Mode::Pasv,
                 },
                 owner: request.owner,
                 deadline: request.deadline,
