@@ -94,6 +94,17 @@ like($c->line, qr/^234 /, 'waiting 234');
 ok($tls->secure($c), 'waiting handshake');
 is($t->dialog($c, $s, NOOP => '200 ok'), '', 'waiting afterwards');
 
+# what the server says in the same segment comes after the handshake
+
+($c, $s) = $t->session($server);
+$c->send("NOOP\r\nAUTH TLS\r\n");
+is($s->line, "NOOP\r\n", 'early');
+$s->send("200 ok\r\n421 early\r\n");
+is($c->line, "200 ok\r\n", 'early reply');
+like($c->line, qr/^234 /, 'early 234');
+ok($tls->secure($c), 'early handshake');
+is($c->line, "421 early\r\n", 'early: inside TLS');
+
 # the hello itself in the segment of AUTH, as an impatient client would: it is
 # clear text, too.  The client gets no TLS, the server nothing.
 

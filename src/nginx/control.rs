@@ -339,9 +339,13 @@ impl Control {
                 }
                 let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
                 begun |= bytes.starts_with(b"1");
-                self.machine.from_server(bytes, &mut self.outside);
-                (*buf).pos = (*buf).last;
-                self.from_server.pop();
+                let taken = self.machine.from_server(bytes, &mut self.outside);
+                (*buf).pos = (*buf).pos.add(taken);
+                if (*buf).pos == (*buf).last {
+                    self.from_server.pop();
+                } else if taken == 0 {
+                    break;
+                }
             }
             let ended = self.from_server.ends_now();
             if ended {

@@ -64,7 +64,7 @@ pub trait Actions {
     /// Something to log.
     fn note(&mut self, note: Note);
     /// The handshake with the client may begin when what was replied so far has been sent; nothing more is
-    /// replied until [`Session::secured`].
+    /// replied until [`Session::secured`], and no byte of the server is taken.
     fn start_tls(&mut self);
     /// Close both connections.
     fn close(&mut self);
@@ -181,6 +181,8 @@ pub struct Session {
     protection: Protection,
     /// Nothing more is read.
     closed: bool,
+    /// 234 is out: nothing more is said in clear.
+    handshaking: bool,
     /// A malformed command has been noted; one line in the log is enough.
     malformed: bool,
     lines: Lines,
@@ -207,6 +209,7 @@ impl Session {
                 terms.server_tls,
             ),
             closed: false,
+            handshaking: false,
             malformed: false,
             lines: Lines::default(),
             reader: ReplyReader::default(),
@@ -263,6 +266,7 @@ impl Session {
     /// The handshake with the client is done.
     pub fn secured(&mut self) {
         self.lines.rest();
+        self.handshaking = false;
         self.protection.secured();
     }
 
@@ -274,19 +278,22 @@ impl Session {
         }
     }
 
-    /// Takes bytes of the server, all of them.
-    pub fn from_server(&mut self, mut input: &[u8], actions: &mut impl Actions) {
-        loop {
+    /// Takes bytes of the server. Returns how many: fewer than there are when TLS begins with the client, none
+    /// from then on; the rest is offered again after [`Session::secured`].
+    pub fn from_server(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
+        let mut rest = input;
+        while !self.handshaking {
             let withhold = self.queue.awaits_feat()
                 || self.queue.awaits_passive_next()
                 || self.queue.awaits_own_next();
-            match self.reader.next(&mut input, withhold) {
+            match self.reader.next(&mut rest, withhold) {
                 Some(Piece::Begin(code)) => self.begin(code),
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
                 Some(Piece::End(code)) => self.end(code, actions),
                 None => break,
             }
         }
+        input.len() - rest.len()
     }
 
     /// The server sends nothing more: what it left unfinished goes on unless it may be a 227 or 229.
@@ -410,7 +417,10 @@ impl Session {
             actions.reply(local.line());
             match local {
                 Local::TooLong => actions.close(),
-                Local::StartTls => return actions.start_tls(),
+                Local::StartTls => {
+                    self.handshaking = true;
+                    return actions.start_tls();
+                }
                 _ => {}
             }
         }

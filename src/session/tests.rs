@@ -634,6 +634,27 @@ fn auth_starts_tls_in_its_turn_and_drops_what_is_behind_it() {
 }
 
 #[test]
+fn nothing_is_said_in_clear_behind_234() {
+    let behind = b"421 in clear\r\n";
+    let replies = [b"200 ok\r\n".as_slice(), behind].concat();
+    let mut outside = Outside::default();
+    let mut session = Session::new(offering(AuthTls::On));
+    let clear = [s(HI), c("NOOP\r\nAUTH TLS\r\n")];
+    play_with(&mut session, &mut outside, &clear, 1);
+    let taken = session.from_server(&replies, &mut outside);
+    assert_eq!(replies.get(taken..), Some(behind.as_slice()));
+    assert_eq!(session.from_server(behind, &mut outside), 0);
+    assert!(
+        outside
+            .to_client
+            .ends_with(b"234 Proceed with negotiation.\r\n")
+    );
+    session.secured();
+    assert_eq!(session.from_server(behind, &mut outside), behind.len());
+    assert!(outside.to_client.ends_with(behind));
+}
+
+#[test]
 fn a_line_begun_in_clear_is_not_finished_in_tls() {
     let mut outside = Outside::default();
     let mut session = Session::new(offering(AuthTls::On));
