@@ -138,7 +138,11 @@ enum Treatment {
     Drop,
     /// FEAT: a line is held until its end and passed on if it promises nothing wrong. The first line
     /// is a heading and always passed on.
-    Filter { heading: bool },
+    Filter {
+        heading: bool,
+        /// The line has grown over [`MAX_HELD`]: whether the rest of it is passed on.
+        rest: Option<bool>,
+    },
 }
 
 /// The last transfer command of a session, for the log.
@@ -433,7 +437,10 @@ impl Session {
             200..=420 | 422.. if self.queue.awaits_own_next() => Treatment::Drop,
             // No reply that means yes but 227 and 229 answers PASV or EPSV; clients look for an address in it.
             200..=299 if self.queue.awaits_passive_next() => Treatment::Hold,
-            211 if self.queue.awaits_feat() => Treatment::Filter { heading: true },
+            211 if self.queue.awaits_feat() => Treatment::Filter {
+                heading: true,
+                rest: None,
+            },
             _ => Treatment::Pass,
         };
     }
@@ -453,25 +460,47 @@ impl Session {
                 self.treatment = Treatment::Drop;
                 self.held = Vec::new();
             }
-            Treatment::Filter { heading } => {
-                self.held.extend_from_slice(text);
-                let whole = self.held.ends_with(b"\n");
-                if !whole && fits {
-                    return;
-                }
-                let line = std::mem::take(&mut self.held);
-                if self.reader.is_in_last_line() && !heading {
-                    actions.reply(self.protection.features());
-                }
-                let feature = line.strip_prefix(b"211-").unwrap_or(&line);
-                if heading || !is_unpromised(feature) {
-                    actions.reply(&line);
-                }
+            Treatment::Filter { heading, rest } => {
+                let ends = text.ends_with(b"\n");
+                let passes = match rest {
+                    Some(passes) => {
+                        if passes {
+                            actions.reply(text);
+                        }
+                        passes
+                    }
+                    None => match self.filter(text, heading, actions) {
+                        Some(passes) => passes,
+                        None => return,
+                    },
+                };
                 self.treatment = Treatment::Filter {
-                    heading: heading && !whole,
+                    heading: heading && !ends,
+                    rest: (!ends).then_some(passes),
                 };
             }
         }
+    }
+
+    /// More of a line of a FEAT reply. Returns whether the line is passed on, `None` before that is known.
+    fn filter(&mut self, text: &[u8], heading: bool, actions: &mut impl Actions) -> Option<bool> {
+        let room = MAX_HELD.saturating_sub(self.held.len());
+        let (kept, rest) = text.split_at_checked(room).unwrap_or((text, b""));
+        self.held.extend_from_slice(kept);
+        if rest.is_empty() && !text.ends_with(b"\n") {
+            return None;
+        }
+        let line = std::mem::take(&mut self.held);
+        if self.reader.is_in_last_line() && !heading {
+            actions.reply(self.protection.features());
+        }
+        let feature = line.strip_prefix(b"211-").unwrap_or(&line);
+        let passes = heading || !is_unpromised(feature);
+        if passes {
+            actions.reply(&line);
+            actions.reply(rest);
+        }
+        Some(passes)
     }
 
     fn end(&mut self, code: Code, actions: &mut impl Actions) {

@@ -361,6 +361,30 @@ fn feat_promises_only_what_works() {
 }
 
 #[test]
+fn long_line_of_feat_is_one_line() {
+    let long = "x".repeat(MAX_HELD);
+    let last = format!("211 {long} PORT\r\n");
+    let refused = format!(" {} AUTH {long}\r\n", " ".repeat(99));
+    for kept in [format!(" {long} AUTH\r\n"), format!(" MDTM {long}PORT\r\n")] {
+        let reply = format!("211-F {long}\r\n{kept}{refused}{last}");
+        let expected = format!("220 Hi\r\n211-F {long}\r\n{kept} PBSZ\r\n PROT\r\n{last}");
+        for chunk in [1, 7, MAX_HELD + 5, usize::MAX] {
+            let mut outside = Outside::default();
+            let implicit = Terms {
+                implicit_tls: true,
+                ..offering(AuthTls::Off)
+            };
+            let dialogue = [s(HI), c("FEAT\r\n"), s(&reply)];
+            play_with(&mut Session::new(implicit), &mut outside, &dialogue, chunk);
+            assert!(
+                outside.to_client == expected.as_bytes(),
+                "pieces of {chunk}"
+            );
+        }
+    }
+}
+
+#[test]
 fn abor_takes_one_reply_or_two() {
     for replies in ["426 x\r\n226 x\r\n", "226 x\r\n", "225 x\r\n"] {
         let played = play(&[
