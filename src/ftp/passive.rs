@@ -46,33 +46,50 @@ impl<'a> PassiveReply<'a> {
 
     /// One clean 227 line that announces `proxy`.
     pub fn write_227(&self, proxy: HostPort, out: &mut Vec<u8>) {
-        self.write(b"227 ", out, |out| proxy.write(out));
+        let reads_back =
+            |line: &[u8]| HostPort::find(line).is_some_and(|(found, _)| found == proxy);
+        self.write(b"227 ", out, |out| proxy.write(out), reads_back);
     }
 
     /// One clean 229 line that announces `port` of the proxy.
     pub fn write_229(&self, port: u16, out: &mut Vec<u8>) {
-        self.write(b"229 ", out, |out| {
+        let announce = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"(|||");
             write_decimal(port, out);
             out.extend_from_slice(b"|)");
-        });
+        };
+        let reads_back = |line: &[u8]| find_extended(line).is_some_and(|(found, _)| found == port);
+        self.write(b"229 ", out, announce, reads_back);
     }
 
-    fn write(&self, code: &[u8], out: &mut Vec<u8>, announce: impl FnOnce(&mut Vec<u8>)) {
+    /// Writes the server's words around what is announced, or harmless ones where the former tell too much or
+    /// something else can be read in them.
+    fn write(
+        &self,
+        code: &[u8],
+        out: &mut Vec<u8>,
+        announce: impl Fn(&mut Vec<u8>),
+        reads_back: impl Fn(&[u8]) -> bool,
+    ) {
         let (before, after) = self.around();
-        let told = |words: &[u8]| {
-            !is_plain(words) && (shows_an_address(words) || tells_too_much(words, self.port))
+        let start = out.len();
+        let line = |before: &[u8], after: &[u8], out: &mut Vec<u8>| {
+            out.extend_from_slice(code);
+            out.extend_from_slice(before);
+            announce(out);
+            out.extend_from_slice(after);
+            out.extend_from_slice(b"\r\n");
         };
-        let (before, after) = if told(before) || told(after) {
-            (b"Entering Passive Mode ".as_slice(), b"".as_slice())
-        } else {
-            (before, after)
-        };
-        out.extend_from_slice(code);
-        out.extend_from_slice(before);
-        announce(out);
-        out.extend_from_slice(after);
-        out.extend_from_slice(b"\r\n");
+        line(before, after, out);
+        if is_plain(before) && is_plain(after) {
+            return;
+        }
+        let told = |words| shows_an_address(words) || tells_too_much(words, self.port);
+        let clear = out.get(start..).is_some_and(reads_back);
+        if told(before) || told(after) || !clear {
+            out.truncate(start);
+            line(b"Entering Passive Mode ", b"", out);
+        }
     }
 
     /// The words before and after the numbers, without parentheses that enclose these.
@@ -213,6 +230,18 @@ mod tests {
         let mut out = Vec::new();
         reply.write_229(10001, &mut out);
         assert_eq!(out, b"229 Extended (|||10001|) ok\r\n");
+    }
+
+    #[test]
+    fn extended_reply_can_be_read_in_one_way() {
+        let reply = PassiveReply::parse_229(b"229 x (1,2,3,,199,2300,5,5,6)\r\n").unwrap();
+        let mut out = Vec::new();
+        reply.write_229(10001, &mut out);
+        assert_eq!(out, b"229 Entering Passive Mode (|||10001|)\r\n");
+        let reply = PassiveReply::parse_229(b"229 Node 2 (|||6446|), 3 left\r\n").unwrap();
+        out.clear();
+        reply.write_229(10001, &mut out);
+        assert_eq!(out, b"229 Node 2 (|||10001|), 3 left\r\n");
     }
 
     #[test]
