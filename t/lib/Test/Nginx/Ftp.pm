@@ -297,10 +297,12 @@ sub check_file {
 
 # ---- running
 
+# With whole => text that is the configuration, which must set what conf() does.
 sub run {
     my ($self, $stream, %arg) = @_;
 
-    $self->write_file('nginx.conf', $self->conf($stream, %arg));
+    $self->write_file('nginx.conf',
+        $arg{whole} // $self->conf($stream, %arg));
 
     my @command = ($self->{binary}, '-p', "$self->{dir}/", '-c', 'nginx.conf',
         '-e', 'logs/error.log');
