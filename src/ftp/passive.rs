@@ -84,9 +84,10 @@ impl<'a> PassiveReply<'a> {
         if is_plain(before) && is_plain(after) {
             return;
         }
-        let told = |words| shows_an_address(words) || tells_too_much(words, self.port);
-        let clear = out.get(start..).is_some_and(reads_back);
-        if told(before) || told(after) || !clear {
+        // A part on each side is an address, too.
+        let words = [before, b" ", after].concat();
+        let told = shows_an_address(&words) || tells_too_much(&words, self.port);
+        if told || !out.get(start..).is_some_and(reads_back) {
             out.truncate(start);
             line(b"Entering Passive Mode ", b"", out);
         }
@@ -210,6 +211,7 @@ mod tests {
             "227 0x0a000005 or fd00::5 (10,0,0,5,195,80)\r\n",
             "227 \x1b[1mPassive (10,0,0,5,195,80)\r\n",
             "227 (|||70000|) (10,0,0,5,195,80)\r\n",
+            "227 Passive 10,0,0 (10,0,0,5,195,80) ,5,195\r\n",
         ] {
             assert_eq!(
                 rewritten(reply).as_deref(),
