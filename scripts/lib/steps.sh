@@ -25,10 +25,10 @@ step() {
         < <(results "$log")
 }
 
-# results log: a summary of ours, or else what cargo test, prove and t/peers/run say at their ends.
+# results log: a summary of ours, or else what cargo test, prove, t/peers/run and libFuzzer say at their ends.
 results() {
     if grep -q '^=== summary' "$1"; then sed '1,/^=== summary/d' "$1"
-    else grep -E '^(test result: |Files=|Result: |[0-9]+ passed, )' "$1"
+    else grep -E '^(test result: |Files=|Result: |[0-9]+ passed, |--- |stat::number_of_executed_units: )' "$1"
     fi
 }
 

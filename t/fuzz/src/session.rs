@@ -1,0 +1,549 @@
+//! The session machine between two sides that say anything, and between two that keep to the protocol.
+//!
+//! A script is one byte of terms and then text, in which some bytes stand for more than themselves:
+//!
+//! ```text
+//! >  what follows comes from the client    }  TLS with the client is there, if it was asked for
+//! <  what follows comes from the server    ~  from here on there is no data port, or there is again
+//! #  4,000 letters                         {  the client sends nothing more
+//! %  4,090 commands of the client          `  the server sends nothing more
+//! ```
+
+use crate::feed::{Feed, Random};
+use crate::heap;
+use crate::wire::{announces_227, announces_229, cut, hides};
+use ngx_stream_ftp_proxy_module::ftp::HostPort;
+use ngx_stream_ftp_proxy_module::ftp::command::Transfer;
+use ngx_stream_ftp_proxy_module::ftp::line::MAX_LINE;
+use ngx_stream_ftp_proxy_module::session::{
+    Actions, AuthTls, MAX_HELD, MAX_NOTED, MAX_OUTSTANDING, Mode, Note, Passive, Session, Terms,
+    Unavailable,
+};
+use std::net::Ipv4Addr;
+
+/// `#` and `%` that count: more of them take time and show nothing new.
+const MAX_LONG: usize = 8;
+
+/// Heap of a session at most: what it documents, doubled as a vector does when it grows.
+const MAX_HEAP: isize = 2 * (MAX_LINE + MAX_HELD + 8 * MAX_OUTSTANDING + 2 * MAX_NOTED) as isize;
+
+/// Heap of a session that waits for nothing: names for the log and a short queue.
+const IDLE_HEAP: isize = 2 * MAX_NOTED as isize + 256;
+
+/// Any bytes: a script.
+pub fn run(data: &[u8]) {
+    let whole = play(data, None);
+    client_is_told_what_it_may(&whole);
+    for cuts in [Cuts::Bytewise, Cuts::Random] {
+        let cut = play(data, Some(cuts));
+        same(&cut.to_client, &whole.to_client);
+        same(&cut.to_server, &whole.to_server);
+        assert_eq!(cut.events, whole.events, "{cuts:?}");
+    }
+    in_order(data);
+}
+
+/// Fails with the place of the first difference: the whole may be long.
+fn same(got: &[u8], expected: &[u8]) {
+    if got != expected {
+        let pairs = got.iter().zip(expected);
+        let at = pairs.take_while(|(got, expected)| got == expected).count();
+        let around = |bytes: &[u8]| {
+            let shown = bytes.get(at.saturating_sub(40)..).unwrap_or_default();
+            text(shown.get(..200).unwrap_or(shown))
+        };
+        panic!("at {at}: {:?}, not {:?}", around(got), around(expected));
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Cuts {
+    Bytewise,
+    Random,
+}
+
+/// What a script does with one side's bytes, or instead.
+enum Step {
+    Client(Vec<u8>),
+    Server(Vec<u8>),
+    Secured,
+    Full,
+    ClientEnded,
+    ServerEnded,
+}
+
+fn steps(script: &[u8]) -> Vec<Step> {
+    let mut steps = vec![Step::Server(Vec::new())];
+    let mut long = 0;
+    for &byte in script {
+        let special = match byte {
+            b'>' => Step::Client(Vec::new()),
+            b'<' => Step::Server(Vec::new()),
+            b'}' => Step::Secured,
+            b'~' => Step::Full,
+            b'{' => Step::ClientEnded,
+            b'`' => Step::ServerEnded,
+            b'#' | b'%' if long == MAX_LONG => continue,
+            b'%' => {
+                long += 1;
+                Step::Client(b"X\n".repeat(MAX_OUTSTANDING - 6))
+            }
+            _ => {
+                let bytes = match byte {
+                    b'#' => vec![b'x'; 4000],
+                    _ => vec![byte],
+                };
+                long += usize::from(byte == b'#');
+                match steps.last_mut() {
+                    Some(Step::Client(text) | Step::Server(text)) => text.extend(bytes),
+                    _ => steps.push(Step::Client(bytes)),
+                }
+                continue;
+            }
+        };
+        steps.push(special);
+    }
+    steps
+}
+
+fn terms(byte: u8) -> Terms {
+    Terms {
+        client_is_ipv4: byte & 1 == 0,
+        auth: match byte >> 1 & 3 {
+            0 => AuthTls::Off,
+            1 => AuthTls::On,
+            _ => AuthTls::Only,
+        },
+        implicit_tls: byte & 8 != 0,
+        data_tls_required: byte & 16 != 0,
+        server_tls: byte & 32 != 0,
+    }
+}
+
+/// A port of the proxy that the next reply must announce.
+struct Announced {
+    mode: Mode,
+    proxy: HostPort,
+    host: Option<Ipv4Addr>,
+    port: u16,
+}
+
+/// Both sides and the table, as the machine sees them.
+#[derive(Default)]
+struct Outside {
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
+    events: Vec<String>,
+    announced: Option<Announced>,
+    /// The lines that announced a port, in order.
+    lines: Vec<Vec<u8>>,
+    reserved: u16,
+    full: bool,
+    handshaking: bool,
+    closed: bool,
+}
+
+impl Outside {
+    fn event(&mut self, event: String) {
+        assert!(self.announced.is_none(), "{event} before the reply");
+        self.events.push(event);
+    }
+}
+
+impl Actions for Outside {
+    fn forward(&mut self, bytes: &[u8]) {
+        heap::uncounted(|| {
+            assert!(!self.closed, "forwarded behind the end");
+            assert!(self.announced.is_none(), "forwarded before the reply");
+            self.to_server.extend_from_slice(bytes);
+        });
+    }
+
+    fn reply(&mut self, bytes: &[u8]) {
+        heap::uncounted(|| {
+            assert!(!self.handshaking, "replied behind 234");
+            if let Some(announced) = self.announced.take() {
+                match announced.mode {
+                    Mode::Pasv => announces_227(bytes, announced.proxy),
+                    Mode::Epsv => announces_229(bytes, announced.proxy.port),
+                }
+                hides(bytes, announced.proxy, announced.host, announced.port);
+                self.lines.push(bytes.to_vec());
+            }
+            self.to_client.extend_from_slice(bytes);
+        });
+    }
+
+    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
+        heap::uncounted(|| {
+            self.event(format!("{passive:?}"));
+            assert!(passive.port >= 1024);
+            assert!(passive.user.len() <= MAX_NOTED);
+            if self.full {
+                return Err(Unavailable);
+            }
+            let proxy = HostPort {
+                host: Ipv4Addr::new(203, 0, 113, 199),
+                port: 20_000 + self.reserved,
+            };
+            self.reserved += 1;
+            self.announced = Some(Announced {
+                mode: passive.mode,
+                proxy,
+                host: passive.host,
+                port: passive.port,
+            });
+            Ok(proxy)
+        })
+    }
+
+    fn release(&mut self) {
+        heap::uncounted(|| self.event("release".to_owned()));
+    }
+
+    fn annotate(&mut self, transfer: Transfer<'_>) {
+        heap::uncounted(|| self.event(format!("{transfer:?}")));
+    }
+
+    fn note(&mut self, note: Note) {
+        heap::uncounted(|| self.event(note.to_string()));
+    }
+
+    fn start_tls(&mut self) {
+        assert!(!self.handshaking);
+        self.handshaking = true;
+        heap::uncounted(|| self.event("start tls".to_owned()));
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        heap::uncounted(|| self.event("close".to_owned()));
+    }
+}
+
+/// A session whose glue keeps what is not taken, and offers it again when the other side has said something.
+struct Player {
+    session: Session,
+    outside: Outside,
+    cuts: Option<Cuts>,
+    random: Random,
+    client: Vec<u8>,
+    server: Vec<u8>,
+    client_ends: bool,
+    server_ends: bool,
+    /// Bytes of heap that the session holds.
+    heap: isize,
+}
+
+impl Player {
+    fn new(terms: Terms, cuts: Option<Cuts>, seed: &[u8]) -> Self {
+        let before = heap::held();
+        let session = Session::new(terms);
+        Self {
+            session,
+            outside: Outside::default(),
+            cuts,
+            random: Random::of(seed),
+            client: Vec::new(),
+            server: Vec::new(),
+            client_ends: false,
+            server_ends: false,
+            heap: heap::held() - before,
+        }
+    }
+
+    fn call<T>(&mut self, work: impl FnOnce(&mut Session, &mut Outside) -> T) -> T {
+        let before = heap::held();
+        let result = work(&mut self.session, &mut self.outside);
+        self.heap += heap::held() - before;
+        let heap = self.heap;
+        assert!((0..=MAX_HEAP).contains(&heap), "{heap} bytes of heap");
+        result
+    }
+
+    fn pieces(&mut self, bytes: &[u8]) -> Vec<usize> {
+        match self.cuts {
+            None => vec![bytes.len()],
+            Some(Cuts::Bytewise) => vec![1; bytes.len()],
+            Some(Cuts::Random) => {
+                let pieces = cut(bytes, &mut self.random);
+                pieces.into_iter().map(<[u8]>::len).collect()
+            }
+        }
+    }
+
+    /// Offers one side's bytes piece by piece, until one is not taken whole. Returns what is left.
+    fn offer(
+        &mut self,
+        bytes: &[u8],
+        take: impl Fn(&mut Session, &[u8], &mut Outside) -> usize,
+    ) -> Vec<u8> {
+        let mut at = 0;
+        for length in self.pieces(bytes) {
+            let piece = &bytes[at..at + length];
+            let taken = self.call(|session, outside| take(session, piece, outside));
+            assert!(taken <= length);
+            at += taken;
+            if taken < length {
+                break;
+            }
+        }
+        bytes[at..].to_vec()
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        self.client.extend_from_slice(bytes);
+        let bytes = std::mem::take(&mut self.client);
+        self.client = self.offer(&bytes, |session, piece, outside| {
+            let taken = session.from_client(piece, outside);
+            assert!(taken == piece.len() || !session.takes_commands());
+            taken
+        });
+        if self.client_ends && self.client.is_empty() {
+            self.client_ends = false;
+            self.call(|session, outside| session.client_ended(outside));
+        }
+    }
+
+    fn server(&mut self, bytes: &[u8]) {
+        self.server.extend_from_slice(bytes);
+        let bytes = std::mem::take(&mut self.server);
+        self.server = self.offer(&bytes, |session, piece, outside| {
+            let taken = session.from_server(piece, outside);
+            assert!(taken == piece.len() || outside.handshaking);
+            taken
+        });
+        if self.server_ends && self.server.is_empty() && !self.outside.handshaking {
+            self.server_ends = false;
+            self.call(|session, outside| session.server_ended(outside));
+        }
+    }
+}
+
+fn play(data: &[u8], cuts: Option<Cuts>) -> Outside {
+    let (first, script) = data.split_first().unwrap_or((&0, b""));
+    let mut player = Player::new(terms(*first), cuts, data);
+    let (mut client_ended, mut server_ended) = (false, false);
+    for step in steps(script) {
+        match step {
+            Step::Client(bytes) if !client_ended => player.client(&bytes),
+            Step::Server(bytes) if !server_ended => player.server(&bytes),
+            Step::Secured if player.outside.handshaking => {
+                player.outside.handshaking = false;
+                player.call(|session, _| session.secured());
+                player.server(b"");
+            }
+            Step::Full => player.outside.full ^= true,
+            Step::ClientEnded if !client_ended => {
+                (client_ended, player.client_ends) = (true, true);
+            }
+            Step::ServerEnded if !server_ended => {
+                (server_ended, player.server_ends) = (true, true);
+                player.server(b"");
+            }
+            _ => {}
+        }
+        player.client(b"");
+    }
+    player.outside
+}
+
+/// A 227 or 229 at the start of a reply is a line that announced a port of the proxy; all of those are there.
+fn client_is_told_what_it_may(outside: &Outside) {
+    let mut open: Option<&[u8]> = None;
+    let mut announced = outside.lines.iter();
+    for line in outside.to_client.split_inclusive(|&byte| byte == b'\n') {
+        let code = line.get(..3).filter(|code| {
+            matches!(code[0], b'1'..=b'6') && code[1..].iter().all(u8::is_ascii_digit)
+        });
+        let more = line.get(3) == Some(&b'-');
+        if open.is_none() && matches!(code, Some(b"227" | b"229")) {
+            let expected = announced.next().map(|line| text(line));
+            assert_eq!(Some(text(line)), expected);
+        }
+        open = match open {
+            Some(open) if code == Some(open) && !more => None,
+            Some(open) => Some(open),
+            None => code.filter(|_| more),
+        };
+    }
+    assert_eq!(announced.next(), None, "a port was reserved and never told");
+}
+
+/// What a command is answered with, and by whom.
+#[derive(Clone, Copy)]
+enum Answer {
+    Nobody,
+    Proxy(&'static str),
+    /// The server, with one reply or more; `%` is a number that tells it from all others.
+    Server(&'static [&'static str]),
+    /// The server announces a port; the numbers around the port are those of the command.
+    Port(Mode),
+}
+
+const COMMANDS: [(&str, Answer); 22] = [
+    ("NOOP\r\n", Answer::Server(&["200 %\r\n"])),
+    ("USER joe\r\n", Answer::Server(&["331 %\r\n"])),
+    (
+        "PASS sesame\r\n",
+        Answer::Server(&["230-% hi\r\n227 x (1,2,3,4,5,6)\r\n230 in\r\n"]),
+    ),
+    ("PASV\r\n", Answer::Port(Mode::Pasv)),
+    ("pasv\n", Answer::Server(&["502 %\r\n"])),
+    ("EPSV\r\n", Answer::Port(Mode::Epsv)),
+    (
+        "EPSV 2\r\n",
+        Answer::Server(&["522-%\r\n(1)\r\n522 no\r\n"]),
+    ),
+    ("EPSV ALL\r\n", Answer::Server(&["200 %\r\n"])),
+    (
+        "RETR \u{e9}\r\n",
+        Answer::Server(&["150 %\r\n", "226 %\r\n"]),
+    ),
+    ("LIST\r\n", Answer::Server(&["425 %\r\n"])),
+    (
+        "STOR b\r\n",
+        Answer::Server(&["125-%\r\n125 go\r\n", "110 %\r\n", "226-%\r\n226\n"]),
+    ),
+    (
+        "STAT c\r\n",
+        Answer::Server(&["213-%\r\n x\r\n213 end\r\n"]),
+    ),
+    (
+        "FEAT\r\n",
+        Answer::Server(&["211-%\r\n EPSV\r\n UTF8\r\n211 End\r\n"]),
+    ),
+    (
+        "HELP\r\n",
+        Answer::Server(&["214-%\n227 (1,2,3,4,5,6)\n\n214 end\n"]),
+    ),
+    ("REIN\r\n", Answer::Server(&["120 %\r\n", "220 %\r\n"])),
+    ("\r\n", Answer::Nobody),
+    (
+        "PORT 10,0,0,9,4,1\r\n",
+        Answer::Proxy("504 Active mode is not available, use PASV or EPSV.\r\n"),
+    ),
+    (
+        "PORT 10,0,0,9,4\r\n",
+        Answer::Proxy("501 Invalid address.\r\n"),
+    ),
+    (
+        "EPRT |3|x|80|\r\n",
+        Answer::Proxy("522 Network protocol not supported, use (1,2)\r\n"),
+    ),
+    (
+        "AUTH TLS\r\n",
+        Answer::Proxy("502 AUTH is not available.\r\n"),
+    ),
+    (
+        "LPSV\r\n",
+        Answer::Proxy("502 Command not implemented.\r\n"),
+    ),
+    (
+        "N\x01P\r\n",
+        Answer::Proxy("500 Command not understood.\r\n"),
+    ),
+];
+
+/// A reply as the server sends it and as the client must get it; the proxy's own have no former.
+struct Due {
+    sent: Option<String>,
+    expected: String,
+}
+
+fn due(number: usize, answer: Answer, ports: &mut u16) -> Vec<Due> {
+    match answer {
+        Answer::Nobody => Vec::new(),
+        Answer::Proxy(reply) => vec![Due {
+            sent: None,
+            expected: reply.to_owned(),
+        }],
+        Answer::Server(replies) => {
+            let reply = |reply: &&str| {
+                let reply = reply.replace('%', &number.to_string());
+                Due {
+                    sent: Some(reply.clone()),
+                    expected: reply,
+                }
+            };
+            replies.iter().map(reply).collect()
+        }
+        Answer::Port(mode) => {
+            let port = 20_000 + *ports;
+            *ports += 1;
+            let (sent, expected) = match mode {
+                Mode::Pasv => (
+                    "227 Go (10,0,0,5,195,80).\r\n".to_owned(),
+                    format!("227 Go (203,0,113,199,{},{}).\r\n", port >> 8, port & 255),
+                ),
+                Mode::Epsv => (
+                    "229 Go (|||50000|)\r\n".to_owned(),
+                    format!("229 Go (|||{port}|)\r\n"),
+                ),
+            };
+            vec![Due {
+                sent: Some(sent),
+                expected,
+            }]
+        }
+    }
+}
+
+/// A server that answers in order, a client that sends what it likes when it likes: each reply comes as soon as
+/// all before it have come, and no sooner.
+fn in_order(data: &[u8]) {
+    let ipv4 = Terms {
+        client_is_ipv4: true,
+        ..Terms::default()
+    };
+    let mut player = Player::new(ipv4, Some(Cuts::Random), data);
+    let mut ports = 0;
+    let mut queue = due(0, Answer::Server(&["120 %\r\n", "220 %\r\n"]), &mut ports);
+    let (mut answered, mut told) = (0, 0);
+    let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+    let mut feed = Feed(data);
+    for number in 1.. {
+        if feed.is_empty() {
+            break;
+        }
+        let byte = feed.byte();
+        if byte & 1 == 0 {
+            let (line, answer) = COMMANDS[usize::from(byte >> 1) % COMMANDS.len()];
+            queue.extend(due(number, answer, &mut ports));
+            if !matches!(answer, Answer::Nobody | Answer::Proxy(_)) {
+                to_server.extend_from_slice(line.as_bytes());
+            }
+            player.client(line.as_bytes());
+        } else {
+            let next = queue[answered..].iter().position(|due| due.sent.is_some());
+            let Some(next) = next else { continue };
+            answered += next + 1;
+            if let Some(sent) = queue[answered - 1].sent.clone() {
+                player.server(sent.as_bytes());
+            }
+        }
+        while let Some(due) = queue
+            .get(told)
+            .filter(|due| due.sent.is_none() || told < answered)
+        {
+            to_client.extend_from_slice(due.expected.as_bytes());
+            told += 1;
+        }
+        let sides = [
+            (&mut player.outside.to_client, &mut to_client),
+            (&mut player.outside.to_server, &mut to_server),
+        ];
+        for (got, expected) in sides {
+            same(got, expected);
+            got.clear();
+            expected.clear();
+        }
+    }
+    if told == queue.len() {
+        assert!(player.heap <= IDLE_HEAP, "{} bytes of heap", player.heap);
+    }
+}
