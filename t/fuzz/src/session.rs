@@ -24,8 +24,12 @@ use std::net::Ipv4Addr;
 /// `#` and `%` that count: more of them take time and show nothing new.
 const MAX_LONG: usize = 8;
 
-/// Heap of a session at most: what it documents, doubled as a vector does when it grows.
-const MAX_HEAP: isize = 2 * (MAX_LINE + MAX_HELD + 8 * MAX_OUTSTANDING + 2 * MAX_NOTED) as isize;
+/// Heap of a session at most, but for its queue: what it documents, doubled as a vector does when it grows.
+const MAX_HEAP: usize = 2 * (MAX_LINE + MAX_HELD + 2 * MAX_NOTED);
+
+/// Heap of the queue at most for each command in it, and the shortest command.
+const QUEUED: usize = 8;
+const MIN_COMMAND: usize = 2;
 
 /// Heap of a session that waits for nothing: names for the log and a short queue.
 const IDLE_HEAP: isize = 2 * MAX_NOTED as isize + 256;
@@ -235,6 +239,8 @@ struct Player {
     server: Vec<u8>,
     client_ends: bool,
     server_ends: bool,
+    /// Bytes that the client has sent.
+    sent: usize,
     /// Bytes of heap that the session holds.
     heap: isize,
 }
@@ -252,6 +258,7 @@ impl Player {
             server: Vec::new(),
             client_ends: false,
             server_ends: false,
+            sent: 0,
             heap: heap::held() - before,
         }
     }
@@ -260,8 +267,9 @@ impl Player {
         let before = heap::held();
         let result = work(&mut self.session, &mut self.outside);
         self.heap += heap::held() - before;
-        let heap = self.heap;
-        assert!((0..=MAX_HEAP).contains(&heap), "{heap} bytes of heap");
+        let queued = MAX_OUTSTANDING.min(self.sent / MIN_COMMAND + 16) * QUEUED;
+        let heap = usize::try_from(self.heap).expect("no more is freed than was allocated");
+        assert!(heap <= MAX_HEAP + queued, "{heap} bytes of heap");
         result
     }
 
@@ -296,6 +304,7 @@ impl Player {
     }
 
     fn client(&mut self, bytes: &[u8]) {
+        self.sent += bytes.len();
         self.client.extend_from_slice(bytes);
         let bytes = std::mem::take(&mut self.client);
         self.client = self.offer(&bytes, |session, piece, outside| {
