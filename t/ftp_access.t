@@ -1,12 +1,13 @@
 #!/usr/bin/perl
 
-# Stock directives on the data server: deny, rate limits, buffers.
+# Stock directives on the data server: allow and deny, rate limits, buffers.
 
 use strict;
 use warnings;
 
 use FindBin;
 use Test::More;
+use Time::HiRes qw(time);
 
 use lib "$FindBin::Bin/lib";
 use Test::Nginx::Ftp;
@@ -32,6 +33,21 @@ $t->run(<<"EOF");
         tcp_nodelay on;
         ssl_preread on;
     }
+
+    server {
+        listen 127.0.0.1:${\$t->port(1)};
+        ftp_ctrl zone=slow:1m min_port=${\$t->port(30)} max_port=${\$t->port(40)};
+        proxy_pass ${\$server->at};
+    }
+
+    server {
+        listen 127.0.0.1:${\$t->range(30, 40)};
+        ftp_data zone=slow;
+        allow 127.0.0.1;
+        deny all;
+        proxy_download_rate 100k;
+        proxy_upload_rate 100k;
+    }
 EOF
 
 # a denied client with a reservation is cut before the server is touched
@@ -50,5 +66,30 @@ $far->send('x' x 100_000);
 $far->finish;
 is(length $near->rest, 100_000, 'allowed');
 is($near->ended, 'eof', 'end');
+
+# a rate holds for each transfer, and what is slow still arrives; nginx lets a
+# second's worth pass at the start
+
+my $bytes = join('', map { chr } 0 .. 255) x 1000;
+
+for my $way ('download', 'upload') {
+    my ($c, $s) = $t->session($server, port => $t->port(1));
+    my ($near, $far) = $t->data($c, $s);
+    my ($from, $to) = $way eq 'upload' ? ($near, $far) : ($far, $near);
+
+    my $start = time;
+    $from->send($bytes);
+    $from->finish;
+    ok($to->rest eq $bytes, "$way bytes");
+    cmp_ok(time - $start, '>', 1, "$way rate");
+}
+
+# access is the data server's own: allowed there, whoever asks
+
+($c, $s) = $t->session($server, port => $t->port(1), bind => '127.0.0.3');
+$listener = $server->passive;
+is($c->data($c->passive_port($t->passive($c, $s, $listener)))->ended, 'reset',
+    'not allowed');
+ok(!$listener->touched, 'server untouched by it');
 
 $t->done;

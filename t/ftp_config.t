@@ -44,6 +44,10 @@ control('bare word', "ftp_ctrl zone=ftp:1m $range on;",
 control('size no number', "ftp_ctrl zone=ftp:big $range;",
     'invalid zone size "ftp:big"', 'invalid zone size "big"',
     'invalid zone size "zone=ftp:big"');
+control('zone without name', "ftp_ctrl zone=:1m $range;",
+    'invalid zone size ":1m"');
+control('zone too small for many', "ftp_ctrl zone=ftp:16k $range;",
+    qr/zone "ftp" is too small: \d+ reservations fit, at least \d+ are needed/);
 control('zone too small', "ftp_ctrl zone=ftp:1k $range;",
     qr/zone "ftp" is too small: /);
 
@@ -76,6 +80,18 @@ control('ftp_ctrl twice', "ftp_ctrl zone=ftp:1m $range; ftp_ctrl zone=ftp;",
 
 # the zone as a whole
 
+wrong('two sizes', <<"EOF", 2, qr/the size \d+ of shared memory zone "ftp" conflicts with already declared size \d+/);
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $b; ftp_ctrl zone=ftp:2m; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+wrong('half a range', <<"EOF", 2, '"ftp_ctrl" must have "max_port" parameter');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $b; ftp_ctrl zone=ftp min_port=${\$t->port(10)}; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
 wrong('two ranges', <<"EOF", 5, qr/zone "ftp" is already declared with port range "${\$t->range(10, 20)}"/);
     server {
         listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c;
@@ -88,6 +104,12 @@ EOF
 
 wrong('two peer checks', <<"EOF", undef, '"ftp_data_peer" differs between the servers of zone "ftp"');
     server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; ftp_data_peer any; }
+EOF
+
+wrong('two control servers, two peer checks', <<"EOF", undef, '"ftp_data_peer" differs between the servers of zone "ftp"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; ftp_data_peer any; }
+    server { listen $b; ftp_ctrl zone=ftp; proxy_pass $c; }
     server { listen $data; ftp_data zone=ftp; ftp_data_peer any; }
 EOF
 
@@ -108,6 +130,9 @@ data('zone needed', 'ftp_data zone=;',
 data('unknown parameter', 'ftp_data zone=ftp port=1;',
     'invalid parameter "port=1"',
     'invalid number of arguments in "ftp_data" directive');
+data('zone twice', 'ftp_data zone=ftp zone=ftp;',
+    'duplicate parameter "zone=ftp"',
+    'invalid number of arguments in "ftp_data" directive');
 data('no parameter', 'ftp_data;',
     '"ftp_data" must have "zone" parameter',
     'invalid number of arguments in "ftp_data" directive');
@@ -126,6 +151,20 @@ data('return before', "return x; ftp_data zone=ftp;",
 data('return after', "ftp_data zone=ftp; return x;",
     '"ftp_data" cannot be combined with "proxy_pass" or "return"');
 
+# the name of the upstream that ftp_data makes for itself is nobody else's
+
+wrong('upstream before', <<"EOF", undef, 'duplicate upstream "ftp_data_reservation"');
+    upstream ftp_data_reservation { server $c; }
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass ftp_data_reservation; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+wrong('upstream after', <<"EOF", 3, 'duplicate upstream "ftp_data_reservation"');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass ftp_data_reservation; }
+    server { listen $data; ftp_data zone=ftp; }
+    upstream ftp_data_reservation { server $c; }
+EOF
+
 # what stands beside ftp_ctrl
 
 wrong('return', <<"EOF", undef, '"ftp_ctrl" needs "proxy_pass"');
@@ -138,6 +177,24 @@ wrong('no proxy_pass', <<"EOF", undef, qr/no handler for server/, '"ftp_ctrl" ne
     server { listen $a; ftp_ctrl zone=ftp:1m $range; }
     server { listen $data; ftp_data zone=ftp; }
 EOF
+
+wrong('not in a server', <<"EOF", 1, '"ftp_ctrl" directive is not allowed here');
+    ftp_ctrl zone=ftp:1m $range;
+EOF
+
+wrong('data not in a server', <<"EOF", 1, '"ftp_data" directive is not allowed here');
+    ftp_data zone=ftp;
+EOF
+
+# from 1.25.5 on an address may have several servers: TLS tells which
+
+if ($t->at_least('1.25.5')) {
+    wrong('one address, two kinds', <<"EOF", undef, 'servers of one address must have the same "ftp_ctrl" or "ftp_data" zone');
+    server { listen $a; server_name a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $a; server_name b; proxy_pass $c; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+}
 
 wrong('udp control', <<"EOF", undef, '"ftp_ctrl" does not support "udp"');
     server { listen $a udp; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
@@ -171,6 +228,13 @@ control('trust off and', "ftp_pasv_trust 10.0.0.0/8 off; "
 control('timeout no time', "ftp_data_timeout soon; ftp_ctrl zone=ftp:1m $range;",
     '"ftp_data_timeout" directive invalid value',
     'invalid "ftp_data_timeout" value "soon"');
+wrong('timeout zero', <<"EOF", undef, '"ftp_data_timeout" must not be 0');
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; ftp_data_timeout 0; }
+    server { listen $data; ftp_data zone=ftp; }
+EOF
+
+control('trust twice', "ftp_pasv_trust off; ftp_pasv_trust off; "
+    . "ftp_ctrl zone=ftp:1m $range;", '"ftp_pasv_trust" directive is duplicate');
 control('timeout twice', "ftp_data_timeout 1s; ftp_data_timeout 2s; "
     . "ftp_ctrl zone=ftp:1m $range;",
     '"ftp_data_timeout" directive is duplicate');
@@ -215,6 +279,11 @@ EOF
 right('top port', <<"EOF");
     server { listen $a; ftp_ctrl zone=ftp:1m min_port=65535 max_port=65535; proxy_pass $c; }
     server { listen 127.0.0.1:65535; ftp_data zone=ftp; }
+EOF
+
+right('redirect feeds', <<"EOF");
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $b; ftp_data zone=ftp; ftp_original_dst on; }
 EOF
 
 # a port that nobody listens on

@@ -31,8 +31,8 @@ const MAX_HEAP: usize = 2 * (MAX_LINE + MAX_HELD + 2 * MAX_NOTED);
 const QUEUED: usize = 8;
 const MIN_COMMAND: usize = 2;
 
-/// Heap of a session that waits for nothing: names for the log and a short queue.
-const IDLE_HEAP: isize = 2 * MAX_NOTED as isize + 256;
+/// Heap of a session that waits for nothing: short names for the log and a short queue.
+const IDLE_HEAP: isize = 160;
 
 /// Any bytes: a script.
 pub fn run(data: &[u8]) {
