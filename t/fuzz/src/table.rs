@@ -118,6 +118,7 @@ fn request(feed: &mut Feed<'_>, now: u64, owner: Owner, anys: bool) -> Request<'
         tls: Tls {
             client: bits & 128 != 0,
             server: length & 1 != 0,
+            resumed: length & 2 != 0,
         },
         owner,
         deadline: now + 100 * u64::from(feed.byte()),
@@ -125,6 +126,7 @@ fn request(feed: &mut Feed<'_>, now: u64, owner: Owner, anys: bool) -> Request<'
         verb: &TEXT[..length % 12],
         path: &TEXT[..length.min(MAX_PATH + 1)],
         name: &TEXT[..length.min(MAX_NAME)],
+        kept: None,
     }
 }
 
@@ -146,6 +148,7 @@ fn made(ticket: Ticket, port: u16, request: &Request<'_>) -> Reservation {
         verb: Text::new(request.verb),
         path: Text::new(request.path),
         name: Text::new(request.name),
+        kept: request.kept,
     }
 }
 
