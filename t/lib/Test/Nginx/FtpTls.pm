@@ -70,10 +70,7 @@ sub prepare {
     my $ctx = Net::SSLeay::CTX_new_with_method(Net::SSLeay::TLS_client_method())
         or die "no TLS context\n";
 
-    if ($arg{version}) {
-        Net::SSLeay::CTX_set_min_proto_version($ctx, $version{$arg{version}});
-        Net::SSLeay::CTX_set_max_proto_version($ctx, $version{$arg{version}});
-    }
+    _limit($ctx, $arg{version});
 
     if ($arg{ca}) {
         Net::SSLeay::CTX_load_verify_locations($ctx, $arg{ca}, '')
@@ -87,20 +84,39 @@ sub prepare {
     }
 
     my $ssl = Net::SSLeay::new($ctx);
-    my @bio = map { Net::SSLeay::BIO_new(Net::SSLeay::BIO_s_mem()) } 1, 2;
 
-    Net::SSLeay::set_bio($ssl, $bio[0], $bio[1]);
     Net::SSLeay::set_connect_state($ssl);
     Net::SSLeay::set_session($ssl, $arg{session}) if $arg{session};
     Net::SSLeay::set_tlsext_host_name($ssl, $arg{name}) if $arg{name};
 
+    return _over_memory($class, $conn, $ssl, ctx => $ctx, mute => $arg{mute});
+}
+
+sub _limit {
+    my ($ctx, $version) = @_;
+
+    return if !$version;
+
+    Net::SSLeay::CTX_set_min_proto_version($ctx, $version{$version});
+    Net::SSLeay::CTX_set_max_proto_version($ctx, $version{$version});
+
+    return;
+}
+
+# Puts TLS between the connection and the test.
+sub _over_memory {
+    my ($class, $conn, $ssl, %arg) = @_;
+
+    my @bio = map { Net::SSLeay::BIO_new(Net::SSLeay::BIO_s_mem()) } 1, 2;
+
+    Net::SSLeay::set_bio($ssl, $bio[0], $bio[1]);
+
     $conn->{tls} = {
-        ctx  => $ctx,
         ssl  => $ssl,
         from => $bio[0],
         to   => $bio[1],
         out  => '',         # encrypted and not yet with the kernel
-        mute => $arg{mute},
+        %arg,
     };
 
     # what came together with the last line in clear
@@ -154,6 +170,23 @@ sub handshake {
 
         $self->_receive($until) or return 0;
     }
+}
+
+# One step of the handshake, which waits for nothing; whether it is done.
+sub step {
+    my ($self) = @_;
+
+    my $tls = $self->{tls};
+    my $now = time;
+
+    $self->_receive($now) if IO::Select->new($self->{socket})->can_read(0);
+
+    my $done = Net::SSLeay::connect($tls->{ssl}) == 1;
+
+    Net::SSLeay::ERR_clear_error();
+    $self->_flush($now);
+
+    return $done;
 }
 
 # Bytes as they are, in front of or beside TLS.
@@ -285,8 +318,10 @@ sub DESTROY {
 
     my $tls = delete $self->{tls} or return;
 
+    # else OpenSSL takes the session for a broken one and never resumes it
+    Net::SSLeay::set_shutdown($tls->{ssl}, 3);
     Net::SSLeay::free($tls->{ssl});
-    Net::SSLeay::CTX_free($tls->{ctx});
+    Net::SSLeay::CTX_free($tls->{ctx}) if $tls->{ctx};
 
     return;
 }
@@ -461,45 +496,105 @@ sub tls_data {
 
 # ---- the server's end
 
-# Makes TLS ready on a connection that the fake server has accepted; handshake
-# does it.  cert => [file, key file], mute as for prepare
-sub serve {
-    my ($class, $conn, %arg) = @_;
+# What the connections of one server share, for serve; lives as long as the
+# test.  cert => [file, key file], version => as for prepare,
+# sessions => how they are resumed: 'tickets', 'ids' (in TLS 1.3 tickets that
+#   are names of sessions), 'once' (tickets that count one time), 'never'
+sub context {
+    my ($class, %arg) = @_;
 
     my $ctx = Net::SSLeay::CTX_new_with_method(Net::SSLeay::TLS_server_method())
         or die "no TLS context\n";
+    my $sessions = $arg{sessions} // 'tickets';
 
     Net::SSLeay::set_cert_and_key($ctx, $arg{cert}[0], $arg{cert}[1])
         or die "no server certificate\n";
+    Net::SSLeay::CTX_set_session_id_context($ctx, 'ftp', 3);
+    _limit($ctx, $arg{version});
 
-    my $ssl = Net::SSLeay::new($ctx);
-    my @bio = map { Net::SSLeay::BIO_new(Net::SSLeay::BIO_s_mem()) } 1, 2;
+    if ($sessions eq 'ids' || $sessions eq 'never') {
+        Net::SSLeay::CTX_set_options($ctx, Net::SSLeay::OP_NO_TICKET());
+    }
 
-    Net::SSLeay::set_bio($ssl, $bio[0], $bio[1]);
-    Net::SSLeay::set_accept_state($ssl);
+    if ($sessions eq 'never') {
+        Net::SSLeay::CTX_set_session_cache_mode($ctx,
+            Net::SSLeay::SESS_CACHE_OFF());
+        Net::SSLeay::CTX_set_num_tickets($ctx, 0);
+    }
 
-    $conn->{tls} = {
-        ctx  => $ctx,
-        ssl  => $ssl,
-        from => $bio[0],
-        to   => $bio[1],
-        out  => '',
-        mute => $arg{mute},
-    };
+    if ($sessions eq 'once') {
+        my ($made, %key) = 0;
 
-    return bless $conn, $class;
+        # each ticket has a key of its own, which is forgotten with its use
+        Net::SSLeay::CTX_set_tlsext_ticket_getkey_cb($ctx, sub {
+            my (undef, $name) = @_;
+
+            # another name: the client is to have a new ticket
+            if (defined $name) {
+                return exists $key{$name} ? (delete $key{$name}, 'x' x 16) : ();
+            }
+
+            my $new = sprintf '%016d', ++$made;
+            $key{$new} = join '', map { chr rand 256 } 1 .. 32;
+
+            return ($key{$new}, $new);
+        }, undef);
+    }
+
+    return $ctx;
 }
 
-# The next connection of a listener, its handshake done.
+# Makes TLS ready on a connection that the fake server has accepted; handshake
+# does it.  context => of many connections, or cert => [file, key file] alone;
+# own => word: resumes only sessions of connections with the same word,
+# mute as for prepare
+sub serve {
+    my ($class, $conn, %arg) = @_;
+
+    my $ctx = $arg{context} // $class->context(cert => $arg{cert});
+    my $ssl = Net::SSLeay::new($ctx);
+
+    Net::SSLeay::set_accept_state($ssl);
+    Net::SSLeay::set_session_id_context($ssl, $arg{own}, length $arg{own})
+        if defined $arg{own};
+
+    return _over_memory($class, $conn, $ssl, mute => $arg{mute},
+        $arg{context} ? () : (ctx => $ctx));
+}
+
+# The next connection of a listener, its handshake done.  Arguments as for
+# serve; explicit => 1 and those of agree for a server that wants AUTH
 sub accept {
     my ($class, $listener, %arg) = @_;
 
-    my $self = $class->serve($listener->accept, %arg);
+    my $conn = $listener->accept;
+
+    $class->agree($conn, %arg) if $arg{explicit};
+
+    my $self = $class->serve($conn, %arg);
 
     $self->handshake
         or die "no handshake: " . ($self->{tls}{error} // $self->{end}) . "\n";
 
     return $self;
+}
+
+# What an explicit server says in clear, up to its consent to TLS.
+# greeting and proceed => its words, or a list of segments
+sub agree {
+    my ($class, $conn, %arg) = @_;
+
+    my ($greeting, $proceed) = map { ref $_ ? $_ : [$_] }
+        $arg{greeting} // "220 ready\r\n", $arg{proceed} // "234 go on\r\n";
+
+    $conn->send(@$greeting);
+
+    my $asked = $conn->line . $conn->waiting;
+    die "no AUTH TLS but '$asked'\n" if $asked ne "AUTH TLS\r\n";
+
+    $conn->send(@$proceed);
+
+    return;
 }
 
 # The name that the client has asked for.
