@@ -11,6 +11,7 @@ use Test::More;
 
 use lib "$FindBin::Bin/lib";
 use Test::Nginx::Ftp;
+use Test::Nginx::FtpLegs;
 use Test::Nginx::FtpTls;
 
 my $tls = 'Test::Nginx::FtpTls';
@@ -66,117 +67,24 @@ ${\ctrl(4, 'found', 30, "; proxy_ssl on; proxy_pass server; $verify")}
     }
 EOF
 
-# A control connection after its greeting, of that kind of client.
-sub session {
-    my ($kind, %arg) = @_;
-
-    my $port = $arg{port} // ($kind eq 'implicit' ? 1 : 0);
-    my $c = $tls->connect(port => $t->port($port));
-
-    $tls->secure($c) or die "no handshake\n" if $kind eq 'implicit';
-
-    my $s = $arg{plain}
-        ? $plain->accept : $tls->accept($server, cert => $cert{server});
-
-    $s->send("220 ready\r\n");
-    my $greeting = $c->line;
-    die "no greeting but '$greeting'\n" if $greeting ne "220 ready\r\n";
-
-    $tls->auth($c) if $kind eq 'explicit';
-
-    return ($c, $s);
-}
-
-# Login of a plain client: the proxy's own commands and their answers.
-sub login {
-    my ($c, $s, $name, $prot) = @_;
-
-    is($t->dialog($c, $s,
-        'USER somebody' => '331 password',
-        'PASS x'        => '230 in',
-    ), '', "$name login");
-    $c->command('NOOP');
-    is($s->line, "$_\r\n", "$name $_") for 'PBSZ 0', 'PROT P', 'NOOP';
-    $s->send("200 PBSZ=0\r\n", "$prot\r\n", "250 okay\r\n");
-    is($c->line, "250 okay\r\n", "$name nothing of it");
-
-    return;
-}
-
-# PBSZ or PROT that goes through.
-sub protect {
-    my ($c, $s, $name, $prot, $level) = @_;
-
-    is($t->dialog($c, $s,
-        'PBSZ 0' => '200 PBSZ=0 of the server',
-        'PROT ' . ($level // 'P') => $prot,
-    ), '', "$name PBSZ and PROT");
-
-    return;
-}
-
-my $bytes = join('', map { chr } 0 .. 255) x 1000;
-
-# A transfer; which legs are TLS is the client's and the server's flag.
-sub transfer {
-    my ($c, $s, $name, $client, $far_tls, $mode, $verb) = @_;
-
-    $name = "$name $mode $verb";
-
-    my $listener = $t->server;
-    my $reply = $t->passive($c, $s, $listener, $mode);
-    my $near = $c->data($c->passive_port($reply));
-    my $far = $listener->accept;
-
-    $c->command("$verb f");
-    is($s->line, "$verb f\r\n", "$name command");
-    $s->send("150 now\r\n");
-    is($c->line, "150 now\r\n", "$name 150");
-
-    if ($far_tls) {
-        # an answer to nginx's close_notify would meet a closed socket
-        $tls->serve($far, cert => $cert{server}, mute => 1);
-        ok($far->handshake, "$name server TLS");
-    }
-
-    ok($tls->secure($near), "$name client TLS") if $client;
-
-    my ($from, $to) = $verb eq 'STOR' ? ($near, $far) : ($far, $near);
-
-    $from->send($bytes);
-    $from->finish;
-    ok($to->rest eq $bytes, "$name bytes");
-    is($to->{end}, 'eof', "$name end");
-    is($from->ended, 'eof', "$name other end");
-
-    $s->send("226 done\r\n");
-    is($c->line, "226 done\r\n", "$name 226");
-
-    return;
-}
-
-sub transfers {
-    my (@arg) = @_;
-
-    for my $mode ('PASV', 'EPSV') {
-        transfer(@arg, $mode, $_) for 'RETR', 'STOR';
-    }
-
-    return;
-}
+my $legs = Test::Nginx::FtpLegs->new($t,
+    server => $server,
+    serve  => { cert => $cert{server} },
+    ports  => { plain => 0, explicit => 0, implicit => 1 },
+);
 
 # a plain client
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
-    login($c, $s, 'plain', '200 private');
-    transfers($c, $s, 'plain', 0, 1);
+    $legs->login($c, $s, 'plain', '200 private');
+    $legs->transfers($c, $s, 'plain', 0, 1);
 
     # not once more
     is($t->dialog($c, $s, 'USER other' => '230 in', NOOP => '200 okay'), '',
         'second login');
-    transfer($c, $s, 'second login', 0, 1, 'EPSV', 'RETR');
+    $legs->transfer($c, $s, 'second login', 0, 1, 'EPSV', 'RETR');
 
     # the client's own are for TLS of its own
     for my $command ('PBSZ 0', 'PROT P', 'PROT C') {
@@ -184,13 +92,13 @@ sub transfers {
         like($c->line, qr/^503 /, "$command in clear");
     }
 
-    transfer($c, $s, 'PROT C in clear', 0, 1, 'EPSV', 'RETR');
+    $legs->transfer($c, $s, 'PROT C in clear', 0, 1, 'EPSV', 'RETR');
 }
 
 # the proxy's own commands do not wait for the client's next one
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
     is($t->dialog($c, $s, 'USER u' => '230 in'), '', 'idle login');
     is($s->line, "$_\r\n", "$_ at once") for 'PBSZ 0', 'PROT P';
@@ -199,7 +107,7 @@ sub transfers {
 # commands around the proxy's own
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
     $c->send("USER u\r\nPASS p\r\nPWD\r\n");
     is($s->line, "$_\r\n", "pipelined $_") for 'USER u', 'PASS p', 'PWD';
@@ -213,11 +121,11 @@ sub transfers {
     $s->send("257 \"/\"\r\n200-zero\r\n200 it is\r\n200 private\r\n215 UNIX\r\n");
     is($c->line, "257 \"/\"\r\n", 'answer before');
     is($c->line, "215 UNIX\r\n", 'answer behind');
-    transfers($c, $s, 'pipelined', 0, 1);
+    $legs->transfers($c, $s, 'pipelined', 0, 1);
 }
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
     $c->send("USER u\r\nPWD\r\n");
     is($s->line, "$_\r\n", "no password $_") for 'USER u', 'PWD';
@@ -236,17 +144,17 @@ sub transfers {
 # a server that refuses
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
     my $line = $t->new_log(qr/server refused "PROT P" with 534/, sub {
-        login($c, $s, 'refused', '534 no');
+        $legs->login($c, $s, 'refused', '534 no');
     });
     like($line, qr/\[error\]/, 'refusal is an error');
-    transfers($c, $s, 'refused', 0, 0);
+    $legs->transfers($c, $s, 'refused', 0, 0);
 }
 
 {
-    my ($c, $s) = session('plain');
+    my ($c, $s) = $legs->session('plain');
 
     is($t->dialog($c, $s, 'USER u' => '331 password', 'PASS p' => '530 no',
         NOOP => '200 okay'), '', 'no login, no PROT');
@@ -256,29 +164,29 @@ sub transfers {
 
 for my $kind ('explicit', 'implicit') {
     my $implicit = $kind eq 'implicit';
-    my ($c, $s) = session($kind);
+    my ($c, $s) = $legs->session($kind);
 
     # implicit clients have private data connections without a word about it:
     # the proxy asks for them
     if ($implicit) {
-        login($c, $s, $kind, '534 no');
+        $legs->login($c, $s, $kind, '534 no');
 
     } else {
         is($t->dialog($c, $s, 'USER u' => '331 password', 'PASS p' => '230 in',
             NOOP => '200 okay'), '', "$kind login");
     }
 
-    protect($c, $s, "$kind refused", '534 no');
-    transfers($c, $s, "$kind refused", $implicit, 0);
+    $legs->protect($c, $s, "$kind refused", '534 no');
+    $legs->transfers($c, $s, "$kind refused", $implicit, 0);
 
-    protect($c, $s, "$kind P", '200 private');
-    transfers($c, $s, "$kind P", 1, 1);
+    $legs->protect($c, $s, "$kind P", '200 private');
+    $legs->transfers($c, $s, "$kind P", 1, 1);
 
-    protect($c, $s, "$kind C refused", '534 no', 'C');
-    transfer($c, $s, "$kind C refused", 1, 1, 'EPSV', 'STOR');
+    $legs->protect($c, $s, "$kind C refused", '534 no', 'C');
+    $legs->transfer($c, $s, "$kind C refused", 1, 1, 'EPSV', 'STOR');
 
-    protect($c, $s, "$kind C", '200 clear', 'C');
-    transfers($c, $s, "$kind C", 0, 0);
+    $legs->protect($c, $s, "$kind C", '200 clear', 'C');
+    $legs->transfers($c, $s, "$kind C", 0, 0);
 
     is($t->dialog($c, $s, QUIT => '221 bye'), '', "$kind quit");
     $s->finish;
@@ -291,76 +199,49 @@ for my $kind ('explicit', 'implicit') {
 # a plain server in the same zone, sessions of both at once
 
 {
-    my @tls = session('plain');
-    my @plain = session('plain', port => 2, plain => 1);
-    my @offload = session('explicit', port => 2, plain => 1);
+    my @tls = $legs->session('plain');
+    my @plain = $legs->session('plain', port => 2, plain => 1, server => $plain);
+    my @offload = $legs->session('explicit', port => 2, plain => 1, server => $plain);
 
-    login(@tls, 'beside', '200 private');
+    $legs->login(@tls, 'beside', '200 private');
     is($t->dialog(@$_, 'USER u' => '230 in', NOOP => '200 okay'), '',
         'plain server login') for \@plain, \@offload;
     is($offload[0]->protect, '', 'PROT of the proxy');
 
     for my $round (1, 2) {
-        transfers(@tls, "beside, TLS server $round", 0, 1);
-        transfers(@plain, "beside, plain server $round", 0, 0);
-        transfers(@offload, "beside, client TLS $round", 1, 0);
+        $legs->transfers(@tls, "beside, TLS server $round", 0, 1);
+        $legs->transfers(@plain, "beside, plain server $round", 0, 0);
+        $legs->transfers(@offload, "beside, client TLS $round", 1, 0);
     }
 }
 
 # verification
 
-sub fails {
-    my ($c, $s, $name, $client, $who, $verb) = @_;
-
-    my $listener = $t->server;
-    my $near = $c->data($c->passive_port($t->passive($c, $s, $listener)));
-    my $far = $listener->accept;
-
-    $c->command("$verb f");
-    is($s->line, "$verb f\r\n", "$name command");
-    $s->send("150 now\r\n");
-    is($c->line, "150 now\r\n", "$name 150");
-
-    # what the client says first does not help
-    $tls->prepare($near)->send_raw($near->hello) if $client;
-
-    $tls->serve($far, cert => $cert{$who})->handshake;
-    $far->send('secret') if $verb eq 'RETR' && !$far->{end};
-
-    is($near->ended, 'reset', "$name reset");
-    is($far->rest, '', "$name no bytes for the server");
-    ok($far->{end}, "$name server's end");
-
-    $s->send("426 aborted\r\n");
-    is($c->line, "426 aborted\r\n", "$name 426");
-
-    return;
-}
-
 for my $case (['plain', 3], ['explicit', 3], ['plain', 4]) {
     my ($kind, $port) = @$case;
     my $client = $kind eq 'explicit';
     my $name = "verify $kind $port";
-    my ($c, $s) = session($kind, port => $port);
+    my ($c, $s) = $legs->session($kind, port => $port);
 
     is($s->server_name, 'server', "$name SNI");
 
     if ($client) {
         is($t->dialog($c, $s, 'USER u' => '230 in'), '', "$name login");
-        protect($c, $s, $name, '200 private');
+        $legs->protect($c, $s, $name, '200 private');
 
     } else {
-        login($c, $s, $name, '200 private');
+        $legs->login($c, $s, $name, '200 private');
     }
 
-    transfers($c, $s, "$name right", $client, 1);
+    $legs->transfers($c, $s, "$name right", $client, 1);
 
     # of nobody, and of another name
     for my $who ('stranger', 'client') {
-        fails($c, $s, "$name $who $_", $client, $who, $_) for 'RETR', 'STOR';
+        $legs->fails($c, $s, "$name $who $_", $client, $cert{$who},
+            $_) for 'RETR', 'STOR';
     }
 
-    transfers($c, $s, "$name right again", $client, 1);
+    $legs->transfers($c, $s, "$name right again", $client, 1);
 }
 
 for my $who ('stranger', 'client') {
