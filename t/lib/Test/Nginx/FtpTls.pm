@@ -498,6 +498,7 @@ sub tls_data {
 
 # What the connections of one server share, for serve; lives as long as the
 # test.  cert => [file, key file], version => as for prepare,
+# ca => file of the ca that must have signed the client's certificate,
 # sessions => how they are resumed: 'tickets', 'ids' (in TLS 1.3 tickets that
 #   are names of sessions), 'once' (tickets that count one time), 'never'
 sub context {
@@ -511,6 +512,13 @@ sub context {
         or die "no server certificate\n";
     Net::SSLeay::CTX_set_session_id_context($ctx, 'ftp', 3);
     _limit($ctx, $arg{version});
+
+    if ($arg{ca}) {
+        Net::SSLeay::CTX_load_verify_locations($ctx, $arg{ca}, '')
+            or die "no $arg{ca}\n";
+        Net::SSLeay::CTX_set_verify($ctx, Net::SSLeay::VERIFY_PEER()
+            | Net::SSLeay::VERIFY_FAIL_IF_NO_PEER_CERT());
+    }
 
     if ($sessions eq 'ids' || $sessions eq 'never') {
         Net::SSLeay::CTX_set_options($ctx, Net::SSLeay::OP_NO_TICKET());
