@@ -81,6 +81,7 @@ sub conf {
     ftp_proxy_auth_tls on;
 
     upstream both {
+        zone upstreams 64k;
         server ${\$both[0]->at};
         server ${\$both[1]->at};
     }
@@ -254,17 +255,17 @@ for my $when ('first', 'before consent', 'before handshake') {
 
 {
     my $c = $legs->connect('plain');
-    my $many = "NOOP\r\n" x 20_000;
+    my $many = join '', map { "STAT $_" . 'x' x 4000 . "\r\n" } 1 .. 500;
     my $sent = 0;
 
     while ($sent < length $many) {
-        my $done = $c->write_some(substr $many, $sent) or last;
+        my $done = $c->write_some(substr $many, $sent, 100_000) or last;
         $sent += $done;
     }
 
     my $s = $tls->accept($server, cert => $cert{server}, explicit => 1);
     is($c->line, "220 ready\r\n", 'flood greeting');
-    ok($s->bytes($sent) eq substr($many, 0, $sent), 'flood is not lost');
+    ok($s->bytes($sent) eq substr($many, 0, $sent), "nothing lost of $sent");
 }
 
 # ---- a client that must do AUTH first
@@ -441,9 +442,9 @@ my @moments = ('greeting', 'consent', 'handshake');
 
 # A session whose server has not come to that moment.
 sub before {
-    my ($moment, $kind) = @_;
+    my ($moment, $kind, $port) = @_;
 
-    my $c = $legs->connect($kind // 'plain');
+    my $c = $legs->connect($kind // 'plain', port => $port);
     my $s = $server->accept;
 
     if ($moment ne 'greeting') {
@@ -459,7 +460,7 @@ sub before {
     return ($c, $s);
 }
 
-# the client leaves
+# the client leaves; the server, which does not know, goes on or waits for ever
 
 for my $kind ('plain', 'implicit') {
     for my $moment (@moments) {
@@ -467,10 +468,24 @@ for my $kind ('plain', 'implicit') {
             my ($c, $s) = before($moment, $kind);
 
             $c->$how;
+
+            local $Test::Nginx::FtpConn::QUIET = 1;
+
+            $s->send("220 ready\r\n"), $s->line if $moment eq 'greeting';
+            $s->send("234 go\r\n") if $moment ne 'handshake';
+            $tls->serve($s, cert => $cert{server})->handshake;
             $s->rest;
             ok($s->{end}, "$kind client, $how before $moment");
         }
     }
+}
+
+for my $moment (@moments) {
+    my ($c, $s) = before($moment, 'plain', 11);
+
+    $c->close;
+    $s->rest;
+    ok($s->{end}, "timeout without client before $moment");
 }
 
 # ---- both workers, all at once
