@@ -4,6 +4,7 @@
 //! original one. TPROXY changes nothing: the accepted socket itself has the address that was dialled, provided the
 //! listening one is transparent.
 
+use std::io;
 use std::mem::{self, MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 
@@ -36,6 +37,7 @@ pub unsafe fn local(c: *mut ngx_connection_t) -> Option<SocketAddr> {
 }
 
 /// What the client dialled: the original destination of a redirected connection, or else where it arrived.
+/// A redirected connection loses what it has of its listener's transparency.
 ///
 /// # Safety
 ///
@@ -52,7 +54,30 @@ pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
         // Fails where the connection is not tracked.
         let tracked =
             ask(|place, length| libc::getsockopt((*c).fd, level, option, place.cast(), length));
-        Some(tracked.unwrap_or(local))
+        let Some(dialled) = tracked else {
+            return Some(local);
+        };
+        let place = |address| (Host::from_socket(address).ip(), address.port());
+        if place(&dialled) != place(&local) {
+            // Of two connections that a client opens from one port to two ports of the range, the kernel renames
+            // one, but hands its SYN to the other one all the same if that is transparent.
+            let _ = set_transparent((*c).fd, &local, false);
+        }
+        Some(dialled)
+    }
+}
+
+/// Sets or takes IP_TRANSPARENT of a socket whose own address, as the kernel has it, is `local`.
+unsafe fn set_transparent(fd: i32, local: &SocketAddr, on: bool) -> io::Result<()> {
+    let (level, option) = match local {
+        SocketAddr::V4(_) => (IPPROTO_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    let value = i32::from(on);
+    // SAFETY: an open socket; the option has the size that is told.
+    match unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), 4) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -244,24 +269,19 @@ pub unsafe fn make_listeners_transparent(cycle: *mut ngx_cycle_t) {
 }
 
 unsafe fn make_transparent(listener: &ngx_listening_t, log: *mut ngx_log_t) {
-    let on: i32 = 1;
-    // SAFETY: an open socket; the option has the size that is told.
-    let done = unsafe {
-        let (level, option) = match i32::from((*listener.sockaddr).sa_family) {
-            libc::AF_INET => (IPPROTO_IP, libc::IP_TRANSPARENT),
-            libc::AF_INET6 => (IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
-            _ => return,
+    // SAFETY: an open socket with its address, which of a unix socket is none that counts.
+    unsafe {
+        let Some(local) = address::read(listener.sockaddr) else {
+            return;
         };
-        libc::setsockopt(listener.fd, level, option, (&raw const on).cast(), 4)
-    };
-    if done != 0 {
-        let error = std::io::Error::last_os_error();
-        let name = &listener.addr_text;
-        ngx_log_error!(
-            NGX_LOG_NOTICE,
-            log,
-            "TPROXY is not possible on {name}: {error}"
-        );
+        if let Err(error) = set_transparent(listener.fd, &local, true) {
+            let name = &listener.addr_text;
+            ngx_log_error!(
+                NGX_LOG_NOTICE,
+                log,
+                "TPROXY is not possible on {name}: {error}"
+            );
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 
-# One listening port behind REDIRECT and behind TPROXY, IPv4 and IPv6: the port
+# One listening port behind REDIRECT, TPROXY and DNAT, IPv4 and IPv6: the port
 # that the client dialled counts, never the one it arrived at.
 
 use strict;
@@ -16,7 +16,7 @@ my $t = Test::Nginx::FtpNet->new;
 my %server = map { $_ => $t->server(addr => $t->address('server', $_)) } 4, 6;
 
 $t->run(<<"EOF");
-    log_format ftp '\$remote_port \$ftp_data_port '
+    log_format ftp '\$ftp_data_port '
         '\$ftp_original_dst \$ftp_original_dst_addr \$ftp_original_dst_port '
         '\$server_port \$ftp_data_status';
 
@@ -41,12 +41,31 @@ $t->run(<<"EOF");
     }
 EOF
 
-for my $form ('redirect', 'tproxy') {
-    $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (), '20000-20099',
-        10000);
+my $client_port = 61000;
 
-    one_port($form, $_) for 4, 6;
+# Address that only a rule makes the proxy's.
+my %outer = (4 => '198.51.100.5', 6 => '2001:db8:6::5');
+
+# TPROXY comes first: connections are tracked from the first rule on that asks
+# for it.
+
+for my $form ('tproxy', 'redirect', 'dnat by nft', 'dnat by iptables') {
+    rules($form);
+
+    for my $family (4, 6) {
+        one_port($form, $family);
+        same_port($form, $family);
+        outer($form, $family) if $form =~ /dnat/;
+    }
+
+    my $tracked = $t->command('cat', '/proc/sys/net/netfilter/nf_conntrack_count');
+    $form eq 'tproxy' ? is($tracked, "0\n", "$form tracks nothing")
+        : cmp_ok($tracked, '>', 0, "$form tracks");
+
+    firewall($form);
 }
+
+rules('none');
 
 # a server on the proxy itself: its data ports may lie in the redirected range,
 # as what this machine dials is not redirected
@@ -80,7 +99,17 @@ for my $form ('redirect', 'tproxy') {
 }
 
 # one socket that serves both families, one for each worker, or one with an
-# address (that of the interface where clients arrive) is no different
+# address (that of the interface where clients arrive) is no different, whether
+# connections are tracked or not
+
+$t->nft(<<'EOF');
+table inet state {
+    chain input {
+        type filter hook input priority filter; policy accept;
+        ct state established,related accept
+    }
+}
+EOF
 
 for my $listen ('[::]:10002 ipv6only=off', '10003 reuseport',
     $t->address('proxy') . ':10004')
@@ -110,10 +139,153 @@ EOF
             for 1 .. 5;
         is($c->data($port)->ended, 'reset', "$form, $listen, straight");
         $_->close for $c, $s;
+
+        same_port("$form, $listen", 4);
     }
 }
 
 $t->done;
+
+# The form's rules, and no others.
+sub rules {
+    my ($form) = @_;
+
+    $t->redirect('remove');
+    $t->nft("add table inet dnat_test\ndelete table inet dnat_test\n");
+    $t->command($_, qw(-w -t nat -F PREROUTING)) for qw(iptables ip6tables);
+
+    if ($form eq 'dnat by nft') {
+        $t->nft(join "\n", 'table inet dnat_test {', 'chain prerouting {',
+            'type nat hook prerouting priority dstnat; policy accept;',
+            (map {
+                my $to = "dnat " . dnat_to($_);
+                my $daddr = ($_ == 4 ? 'ip' : 'ip6') . " daddr $outer{$_}";
+
+                "meta nfproto ipv$_ fib daddr type local tcp dport 20000-20099"
+                    . " $to:10000",
+                "$daddr tcp dport 20000-20099 $to:10000",
+                "$daddr tcp dport 21 $to:21",
+            } 4, 6), '}', '}', '');
+
+    } elsif ($form eq 'dnat by iptables') {
+        for my $family (4, 6) {
+            my @add = ($family == 4 ? 'iptables' : 'ip6tables',
+                qw(-w -t nat -A PREROUTING -p tcp));
+            my ($to) = (split ' ', dnat_to($family))[-1];
+            my @dnat = qw(-j DNAT --to-destination);
+
+            $t->command(@add, qw(-m addrtype --dst-type LOCAL --dport
+                20000:20099), @dnat, "$to:10000");
+            $t->command(@add, '-d', $outer{$family}, qw(--dport 20000:20099),
+                @dnat, "$to:10000");
+            $t->command(@add, '-d', $outer{$family}, qw(--dport 21), @dnat,
+                "$to:21");
+        }
+
+    } elsif ($form ne 'none') {
+        $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (),
+            '20000-20099', 10000);
+    }
+
+    return;
+}
+
+# The proxy's own address as nft writes it before a port.
+sub dnat_to {
+    my ($family) = @_;
+
+    my $addr = $t->address('proxy', $family);
+
+    return $family == 4 ? "ip to $addr" : "ip6 to [$addr]";
+}
+
+# Two data connections from the same port of the client: redirected to one port
+# they would be the same connection.
+sub same_port {
+    my ($form, $family) = @_;
+
+    # another one each time, for a port rests between connections
+    my $from = $client_port++;
+    my $name = "$form IPv$family, one port of the client";
+    my $server = $server{$family};
+    my (@sessions, @data);
+
+    push @sessions, [$t->session($server, addr => $t->address('proxy', $family)),
+        $server->passive] for 1, 2;
+
+    $t->in(client => sub {
+        $t->sysctl('ipv4/ip_local_port_range', "$from $from");
+    });
+
+    for my $session (@sessions) {
+        my ($c, $s, $listener) = @$session;
+        my $near = $c->data($c->passive_port(
+            $t->passive($c, $s, $listener, 'EPSV')));
+        is($near->local_port, $from, $name);
+        push @data, [$near, $listener->accept];
+    }
+
+    $t->in(client => sub {
+        $t->sysctl('ipv4/ip_local_port_range', '33000 44999');
+    });
+
+    is($t->transfer('upload', @{$data[1]}), '', "$name, upload");
+    is($t->transfer('download', @{$data[0]}), '', "$name, download");
+
+    $_->close for map { @$_ } @sessions;
+
+    return;
+}
+
+# Clients that dial an address which no interface of the proxy has.
+sub outer {
+    my ($form, $family) = @_;
+
+    my ($c, $s) = $t->session($server{$family}, addr => $outer{$family});
+    is($t->both_ways($c, $s, 'EPSV'), '', "$form IPv$family outer address");
+    $_->close for $c, $s;
+
+    return;
+}
+
+# What a packet filter has to let in: the listener's port, but of TPROXY the
+# range.
+sub firewall {
+    my ($form) = @_;
+
+    for my $open ('10000', '20000-20099') {
+        $t->nft(<<"EOF");
+table inet firewall {
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname client tcp dport != { 21, $open } reject with tcp reset
+    }
+}
+EOF
+
+        for my $family (4, 6) {
+            my $name = "$form IPv$family, firewall lets in $open";
+            my ($c, $s) = $t->session($server{$family},
+                addr => $t->address('proxy', $family));
+
+            if (($form eq 'tproxy') == ($open ne '10000')) {
+                is($t->both_ways($c, $s, 'EPSV'), '', $name);
+
+            } else {
+                my $port = $c->passive_port($t->passive($c, $s,
+                    $server{$family}->passive, 'EPSV'));
+                ok(!eval { $c->data($port) }, $name);
+                like($@, qr/refused/, "$name, refused");
+            }
+
+            $_->close for $c, $s;
+        }
+
+        $t->command(qw(nft delete table inet firewall));
+    }
+
+    return;
+}
 
 sub one_port {
     my ($form, $family) = @_;
@@ -173,16 +345,18 @@ sub one_port {
     # dialled at an address of the proxy that is not the redirected interface's
 
     $port = $c->passive_port($t->passive($c, $s, $listeners[0], 'EPSV'));
+    my $logged = length $t->read_file('logs/access.log');
     $near = $c->data($port, addr => $t->address('behind', $family));
-    my $from = $near->local_port;
     is($t->transfer('download', $near, $listeners[0]->accept), '',
         "$name other address");
 
-    # the log: with TPROXY the connection has arrived where it was dialled
+    # the log: with TPROXY the connection has arrived where it was dialled;
+    # the client's port may be another one here, see same_port
 
     my $line = '';
     $t->wait_for("$name log", sub {
-        ($line) = $t->read_file('logs/access.log') =~ /^$from $port (.*)$/m;
+        ($line) = substr($t->read_file('logs/access.log'), $logged)
+            =~ /^$port (.*)$/m;
         return defined $line;
     });
     is($line, '- - - ' . ($form eq 'tproxy' ? $port : 10000)
