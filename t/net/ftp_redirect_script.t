@@ -58,23 +58,49 @@ chomp $nft;
 
 # ---- arguments
 
-for my $wrong ([], ['what'], ['add'], [qw(add 1-2)], [qw(add 1-2 3 4)],
-    [qw(add --family 5 1-2 3)], [qw(add --transparent 21 1-2 3)],
-    [qw(add --what 1-2 3)], [qw(add 1-2 --family)], [qw(show 1)],
-    [qw(show --dry-run)], [qw(remove 1)])
+for my $wrong (
+    ['no command'],
+    ['unknown command "what"', 'what'],
+    ['"add" needs a range and a port', 'add'],
+    ['"add" needs a range and a port', qw(add 1-2)],
+    ['unexpected argument "4"', qw(add 1-2 3 4)],
+    ['invalid "--family" value "5"', qw(add --family 5 1-2 3)],
+    ['"--family" needs a value', qw(add 1-2 --family)],
+    ['invalid "--transparent" value "21"', qw(add --transparent 21 1-2 3)],
+    ['"--transparent" needs a value', qw(add 1-2 3 --transparent)],
+    ['"add" has no option "--what"', qw(add --what 1-2 3)],
+    ['"show" has no option "--dry-run"', qw(show --dry-run)],
+    ['unexpected argument "1"', qw(show 1)],
+    ['"remove" has no option "--tproxy"', qw(remove --tproxy)],
+    ['unexpected argument "1"', qw(remove 1)])
 {
-    my ($status, $said) = $t->try($script, @$wrong);
-    is($status, 2, "usage: @$wrong");
-    like($said, qr/^usage: redirect add /, "usage told: @$wrong");
+    my ($why, @arg) = @$wrong;
+    my ($status, $said) = $t->try($script, @arg);
+    is($status, 2, "usage: @arg");
+    like($said, qr/^redirect: \Q$why\E\nusage: redirect add /,
+        "usage told: @arg");
 }
 
 for my $wrong (['2-1', 3, 'port range "2-1"'], ['0-1', 3, 'port "0"'],
     ['1-65536', 3, 'port "65536"'], ['1-2', 0, 'port "0"'],
-    ['1-2-3', 3, 'port "2-3"'], ['1-', 3, 'port ""'])
+    ['1-2-3', 3, 'port "2-3"'], ['1-', 3, 'port ""'],
+    ['x', 3, 'port "x"'], ['1-2', 'ftp', 'port "ftp"'])
 {
     my ($status, $said) = $t->try($script, 'add', @$wrong[0, 1]);
     is($status, 1, "invalid: @$wrong[0, 1]");
     is($said, "redirect: invalid $wrong->[2]\n", "told: @$wrong[0, 1]");
+}
+
+my ($status, $said) = $t->try($script,
+    qw(add --transparent 21:0 20000-20099 10000));
+is("$status $said", qq{1 redirect: invalid port "0"\n}, 'invalid: 21:0');
+
+# without root only what is asked for is printed
+
+for my $wrong ('show', 'remove') {
+    ($status, $said) = $t->try(unprivileged($wrong));
+    is($status, 1, "$wrong without root");
+    like($said, qr/: "$wrong" needs root\n\z/, "$wrong told");
 }
 
 # ---- the tools
@@ -134,7 +160,7 @@ $ENV{PATH} = $path;
 # nothing at all to work with
 
 unlink glob "$tools/ip*tables*";
-my ($status, $said) = $t->try('env', "PATH=$tools", $script,
+($status, $said) = $t->try('env', "PATH=$tools", $script,
     qw(add 20000-20099 10000));
 is($status, 1, 'no tool');
 is($said, "redirect: neither nft nor iptables is there\n", 'no tool told');
@@ -224,9 +250,17 @@ sub script {
 
     my $clean = state();
 
-    is($t->redirect('show'), '', "$tool show nothing");
+    my @shown = $t->try($script, 'show');
+    is("@shown", "3 redirect: nothing is set\n", "$tool show nothing");
     is($t->redirect('remove'), '', "$tool remove nothing");
     is($t->redirect(qw(remove --dry-run)), '', "$tool remove nothing, dry");
+    is(state(), $clean, "$tool nothing happened");
+
+    # without root what is set cannot be seen, so it may be nothing
+
+    my $blind = $t->command(unprivileged(qw(remove --dry-run)));
+    like($blind, qr/^(?:if )?$tool /, "$tool remove without root");
+    is($t->command('sh', '-c', $blind), '', "$tool remove nothing, blind");
     is(state(), $clean, "$tool nothing happened");
 
     for my $form ([], ['--tproxy']) {
@@ -249,6 +283,16 @@ sub script {
         is(state(), $clean, "$name printed commands remove");
         $t->command('sh', '-c', $dry);
         is(state(), $added, "$name printed commands add");
+
+        # the same without root
+
+        my $blind = $t->command(unprivileged(qw(remove --dry-run)));
+        is(state(), $added, "$name remove dry run without root");
+        is($t->command('sh', '-c', $blind), '', "$name all of it runs");
+        is(state(), $clean, "$name printed without root, removes");
+        $t->command('sh', '-c', $t->command(unprivileged(@add, '--dry-run',
+            '20000-20099', 10000)));
+        is(state(), $added, "$name printed without root, adds");
 
         # other values are in the place of those before
 
@@ -312,6 +356,15 @@ sub script {
     is(state(), $clean, "$tool leaves nothing");
 
     return;
+}
+
+# The script as somebody else runs it, who need not be able to read it.
+sub unprivileged {
+    my (@arg) = @_;
+
+    return ('sh', '-c', 'script=$1; shift; exec setpriv --reuid=65534 '
+        . '--regid=65534 --clear-groups bash -s -- "$@" <"$script"',
+        'sh', $script, @arg);
 }
 
 # All rules and routes of the proxy.
