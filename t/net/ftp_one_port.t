@@ -47,20 +47,17 @@ my $client_port = 61000;
 my %outer = (4 => '198.51.100.5', 6 => '2001:db8:6::5');
 
 # TPROXY comes first: connections are tracked from the first rule on that asks
-# for it.
+# for it, and then all of them, a transfer as two.
 
 for my $form ('tproxy', 'redirect', 'dnat by nft', 'dnat by iptables') {
     rules($form);
+    tracked($form) if $form =~ /^(?:tproxy|redirect)$/;
 
     for my $family (4, 6) {
         one_port($form, $family);
         same_port($form, $family);
         outer($form, $family) if $form =~ /dnat/;
     }
-
-    my $tracked = $t->command('cat', '/proc/sys/net/netfilter/nf_conntrack_count');
-    $form eq 'tproxy' ? is($tracked, "0\n", "$form tracks nothing")
-        : cmp_ok($tracked, '>', 0, "$form tracks");
 
     firewall($form);
 }
@@ -197,6 +194,20 @@ sub dnat_to {
     my $addr = $t->address('proxy', $family);
 
     return $family == 4 ? "ip to $addr" : "ip6 to [$addr]";
+}
+
+# Entries in connection tracking after a session with two transfers.
+sub tracked {
+    my ($form) = @_;
+
+    my ($c, $s) = $t->session($server{4}, addr => $t->address('proxy'));
+    is($t->both_ways($c, $s, 'PASV'), '', "$form first session");
+    $_->close for $c, $s;
+
+    is($t->command('cat', '/proc/sys/net/netfilter/nf_conntrack_count'),
+        $form eq 'tproxy' ? "0\n" : "6\n", "$form tracked");
+
+    return;
 }
 
 # Two data connections from the same port of the client: redirected to one port
