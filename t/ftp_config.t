@@ -239,6 +239,13 @@ control('timeout twice', "ftp_data_timeout 1s; ftp_data_timeout 2s; "
     . "ftp_ctrl zone=ftp:1m $range;",
     '"ftp_data_timeout" directive is duplicate');
 
+control('original_dst unknown',
+    "ftp_original_dst maybe; ftp_ctrl zone=ftp:1m $range;",
+    'invalid value "maybe" in "ftp_original_dst" directive');
+control('original_dst by both names',
+    "ftp_original_dst on; njtmesh_dest on; ftp_ctrl zone=ftp:1m $range;",
+    '"njtmesh_dest" directive is duplicate');
+
 # what is right
 
 right('plain', <<"EOF");
@@ -276,6 +283,18 @@ right('wildcard and IPv6', <<"EOF");
     }
 EOF
 
+right('redirected range', <<"EOF");
+    ftp_original_dst on;
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; ftp_original_dst off; }
+    server { listen $b; ftp_data zone=ftp; }
+EOF
+
+right('redirected range, other name', <<"EOF");
+    njtmesh_dest on;
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass \$ftp_original_dst; }
+    server { listen $b; ftp_data zone=ftp; }
+EOF
+
 right('top port', <<"EOF");
     server { listen $a; ftp_ctrl zone=ftp:1m min_port=65535 max_port=65535; proxy_pass $c; }
     server { listen 127.0.0.1:65535; ftp_data zone=ftp; }
@@ -296,6 +315,15 @@ EOF
 ok($passed, 'half a range');
 like($said, qr/\[warn\] .*ports "${\$t->range(15, 20)}" of zone "ftp" have no "ftp_data" listener/,
     'half a range warns');
+
+($passed, $said) = $t->check(<<"EOF");
+    ftp_original_dst on;
+    server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }
+    server { listen $b; ftp_data zone=ftp; njtmesh_dest off; }
+EOF
+
+like($said, qr/\[warn\] .*ports "${\$t->range(10, 20)}" of zone "ftp" have no "ftp_data" listener/,
+    'no redirect for the data server');
 
 ($passed, $said) = $t->check(<<"EOF");
     server { listen $a; ftp_ctrl zone=ftp:1m $range; proxy_pass $c; }

@@ -82,7 +82,14 @@ for my $form ('redirect', 'tproxy') {
 $t->command(qw(ip route add local), $_, qw(dev lo))
     for '198.51.100.0/24', '2001:db8:5::/64';
 
-for my $form ('redirect', 'tproxy') {
+my %action = (
+    redirect => ['redirect to :2122'],
+    tproxy => ['tproxy to :2122 meta mark set 0x667470'],
+    dnat => ['dnat ip to ' . $t->address('proxy') . ':2122',
+        'dnat ip6 to [' . $t->address(proxy => 6) . ']:2122'],
+);
+
+for my $form ('redirect', 'tproxy', 'dnat') {
     $t->redirect('add', $form eq 'tproxy' ? '--tproxy' : (),
         '--transparent', '21:2122', '10000-29999', 10000);
 
@@ -92,8 +99,8 @@ delete chain inet ftp_proxy to_nginx
 table inet ftp_proxy {
     chain to_nginx {
         type @{[$form eq 'tproxy' ? 'filter' : 'nat']} hook prerouting priority mangle; policy accept;
-        tcp dport { 21, 2122 } @{[$form eq 'tproxy'
-            ? 'tproxy to :2122 meta mark set 0x667470' : 'redirect to :2122']}
+        @{[join "\n        ", map { "tcp dport { 21, 2122 } $_" }
+            @{$action{$form}}]}
     }
 }
 EOF
