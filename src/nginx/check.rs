@@ -146,6 +146,10 @@ unsafe fn check_server_tls(
             let conf = of_server(core);
             if conf.is_control() && stock::has_proxy_ssl((*core).ctx) {
                 zones.push(conf.ctrl);
+                // Between control connections it would spend tickets that are meant for data connections, and let
+                // the server take one user's for another's.
+                let conf = (*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
+                (*conf).resumes_tls = stock::take_session_reuse((*core).ctx);
             }
         }
         for &core in servers {

@@ -53,6 +53,8 @@ pub struct SrvConf {
     data_tls: ngx_uint_t,
     tls_reuse: ngx_uint_t,
     tls_close_notify: ngx_uint_t,
+    /// `proxy_ssl_session_reuse` of a control server, for its data connections.
+    pub(super) resumes_tls: bool,
     /// `ftp_proxy_auth_tls`.
     pub proxy_auth_tls: ngx_flag_t,
     /// `ftp_original_dst`.

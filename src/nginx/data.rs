@@ -15,9 +15,9 @@ use std::{fmt, ptr};
 
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
-    NGX_STREAM_FORBIDDEN, ngx_addr_t, ngx_conf_t, ngx_int_t, ngx_log_t, ngx_peer_connection_t,
-    ngx_post_event, ngx_posted_events, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t,
-    ngx_stream_upstream_t, ngx_uint_t,
+    NGX_STREAM_FORBIDDEN, SSL_SESSION, ngx_addr_t, ngx_conf_t, ngx_int_t, ngx_log_t,
+    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
+    ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -25,6 +25,7 @@ use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
+use super::linger;
 use super::resume;
 use super::socket::{self, set_reset_at_close};
 use super::stock;
@@ -44,6 +45,8 @@ pub struct Data {
     handshake: Option<Handshake>,
     /// The client's handshake is not to be had, or not as it must be.
     unsafe_client: bool,
+    /// The TLS session that the server may resume, to know another one; it is not followed.
+    resumed: *mut SSL_SESSION,
     /// The client has sent close_notify.
     notified: bool,
     /// The reservation's target, for nginx.
@@ -173,6 +176,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             tls: (*s).ssl() == 1,
             handshake: None,
             unsafe_client: false,
+            resumed: ptr::null_mut(),
             notified: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
@@ -412,6 +416,11 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
         let pc = (*peer).connection;
         set_reset_at_close(pc, true);
         guarded((*peer).log, (), || {
+            if let Some(data) = context::data(s.cast())
+                && let Some((zone, kept)) = data.kept()
+            {
+                resume::renew_if_changed(pc, zone, kept, data.resumed);
+            }
             if let Some(data) = context::data(s.cast()).filter(|data| data.tls) {
                 tls::hold(pc, true);
                 data.handshake = Some(tls::begin(data.s));
@@ -444,7 +453,11 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             data.over = true;
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
-                set_reset_at_close((*peer).connection, !legs.server_has_all);
+                let pc = (*peer).connection;
+                set_reset_at_close(pc, !legs.server_has_all);
+                if legs.server_has_all && !(*pc).ssl.is_null() && !socket::has_ended(pc) {
+                    linger::take_over(pc);
+                }
             }
         });
     }
@@ -527,14 +540,14 @@ unsafe fn has_bytes(mut chain: *mut nginx_sys::ngx_chain_t) -> bool {
 unsafe extern "C" fn set_session(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ngx_int_t {
     // SAFETY: the proxy calls it with a connection that has TLS ready; `s` is what `init` put there.
     unsafe {
-        guarded(
-            (*peer).log,
-            NGX_ERROR as ngx_int_t,
-            || match context::data(s.cast()).and_then(|data| data.kept()) {
-                Some((zone, kept)) => resume::resume((*peer).connection, zone, kept),
-                None => NGX_OK as ngx_int_t,
-            },
-        )
+        guarded((*peer).log, NGX_ERROR as ngx_int_t, || {
+            if let Some(data) = context::data(s.cast())
+                && let Some((zone, kept)) = data.kept()
+            {
+                data.resumed = resume::resume((*peer).connection, zone, kept);
+            }
+            NGX_OK as ngx_int_t
+        })
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `data` | a data connection: phases, peer, how it ends |
 //! | `tls` | handshakes with the client that we begin |
 //! | `resume` | TLS sessions with the server, from control to data connections |
+//! | `linger` | the end of a TLS leg to the server |
 //! | `auth` | explicit TLS toward the server, between the proxy's connect and its handshake |
 //! | `variables` | what an access log may show |
 //! | `stock` | what we borrow of the stock proxy |
@@ -33,6 +34,7 @@ mod control;
 mod data;
 mod guard;
 mod input;
+mod linger;
 mod module;
 mod output;
 mod outside;

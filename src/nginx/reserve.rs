@@ -13,7 +13,7 @@ use ngx::ngx_log_error;
 use super::conf::ipv4;
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, context, socket, stock};
+use super::{address, context, socket};
 use crate::ftp::HostPort;
 use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls};
 use crate::session::{Mode, Passive};
@@ -148,7 +148,7 @@ impl Outside {
                 }
             };
             let local = self.source_for(&target);
-            let kept = match passive.server_protected && stock::resumes_tls(self.s) {
+            let kept = match passive.server_protected && self.conf().resumes_tls {
                 true => self.resumable.keep(self.upstream_connection(), zone),
                 false => None,
             };

@@ -8,10 +8,10 @@
 use std::ptr;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_OK, OPENSSL_cleanse, SSL_CTRL_SET_MAX_PROTO_VERSION, SSL_SESSION,
+    ERR_clear_error, OPENSSL_cleanse, SSL, SSL_CTRL_SET_MAX_PROTO_VERSION, SSL_SESSION,
     SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_ctrl, SSL_get_session,
-    SSL_session_reused, TLS1_3_VERSION, d2i_SSL_SESSION, i2d_SSL_SESSION, ngx_connection_t,
-    ngx_int_t, ngx_ssl_get0_session, ngx_ssl_set_session,
+    SSL_session_reused, SSL_set_session, SSL_version, TLS1_3_VERSION, d2i_SSL_SESSION,
+    i2d_SSL_SESSION, ngx_connection_t, ngx_ssl_get0_session,
 };
 
 use super::zone::{self, Zone};
@@ -110,24 +110,26 @@ impl Resumable {
     }
 }
 
-/// A data connection is about to begin its handshake with the server.
+/// A data connection is about to begin its handshake with the server. The session that it may resume, null for none.
 ///
 /// # Safety
 ///
 /// `pc` has TLS ready and has not sent a byte.
-pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> ngx_int_t {
+pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> *mut SSL_SESSION {
     let mut secret = Secret::new();
     let bytes = &mut secret.bytes;
     let found = zone.with(|table| table.kept(kept, bytes).map(<[u8]>::len));
     let Some(length) = found.flatten() else {
-        return NGX_OK as ngx_int_t;
+        return ptr::null_mut();
     };
     // SAFETY: OpenSSL reads so many bytes; what it makes of them is ours to free.
     unsafe {
         let mut bytes = secret.bytes.as_ptr();
         let session = d2i_SSL_SESSION(ptr::null_mut(), &raw mut bytes, length as _);
         if session.is_null() {
-            return NGX_OK as ngx_int_t;
+            // Or nginx would find why at its next call, and wonder.
+            ERR_clear_error();
+            return session;
         }
         let version = SSL_SESSION_get_protocol_version(session);
         if version < TLS1_3_VERSION as i32 {
@@ -140,11 +142,35 @@ pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> ng
                 ptr::null_mut(),
             );
         }
-        let set = ngx_ssl_set_session(pc, session);
+        let set = SSL_set_session((*(*pc).ssl).connection, session);
         SSL_SESSION_free(session);
-        match set == NGX_OK as ngx_int_t {
-            true => set,
-            false => NGX_ERROR as ngx_int_t,
+        if set != 1 {
+            ERR_clear_error();
+            return ptr::null_mut();
+        }
+        session
+    }
+}
+
+/// The handshake with the server is done. With TLS 1.2 a newer ticket comes with it, of which `renew` does not hear.
+///
+/// # Safety
+///
+/// `pc` is open.
+pub unsafe fn renew_if_changed(
+    pc: *mut ngx_connection_t,
+    zone: &Zone,
+    kept: Ticket,
+    resumed: *mut SSL_SESSION,
+) {
+    // SAFETY: the connection has its session as long as its TLS.
+    unsafe {
+        let Some(tls) = (*pc).ssl.as_ref() else {
+            return;
+        };
+        let session = SSL_get_session(tls.connection);
+        if SSL_version(tls.connection) < TLS1_3_VERSION as i32 && session != resumed {
+            keep_newer(tls.connection, session, zone, kept);
         }
     }
 }
@@ -157,12 +183,16 @@ pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> ng
 pub unsafe fn renew(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) {
     // SAFETY: the caller's promise.
     unsafe {
-        // One that does not come from the control connection's is nothing to resume.
-        if SSL_session_reused((*(*pc).ssl).connection) != 1 {
-            return;
-        }
         let session = ngx_ssl_get0_session(pc);
-        if session.is_null() {
+        keep_newer((*(*pc).ssl).connection, session, zone, kept);
+    }
+}
+
+unsafe fn keep_newer(tls: *mut SSL, session: *mut SSL_SESSION, zone: &Zone, kept: Ticket) {
+    // SAFETY: the session is that of this TLS connection.
+    unsafe {
+        // One that does not come from the control connection's is nothing to resume.
+        if SSL_session_reused(tls) != 1 || session.is_null() {
             return;
         }
         if let Some(secret) = Secret::of(session) {

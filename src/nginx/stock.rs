@@ -132,14 +132,20 @@ pub unsafe fn proxies_tls(s: *mut ngx_stream_session_t) -> bool {
     unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl") == Some(1) }
 }
 
-/// Whether the server has `proxy_ssl_session_reuse on`.
+/// Turns `proxy_ssl_session_reuse` off in a server. Whether it was on.
 ///
 /// # Safety
 ///
-/// `s` is alive.
-pub unsafe fn resumes_tls(s: *mut ngx_stream_session_t) -> bool {
+/// `ctx` is the context of a `server` block, and everything is merged.
+pub unsafe fn take_session_reuse(ctx: *mut ngx_stream_conf_ctx_t) -> bool {
     // SAFETY: the directive writes an `ngx_flag_t` there.
-    unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl_session_reuse") == Some(1) }
+    unsafe {
+        let conf = *(*ctx).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        command(c"proxy_ssl_session_reuse").is_some_and(|reuse| {
+            let flag = conf.byte_add((*reuse).offset).cast::<ngx_flag_t>();
+            flag.replace(0) == 1
+        })
+    }
 }
 
 /// Whether a server's configuration has `proxy_ssl on`.

@@ -9,9 +9,9 @@ use std::ffi::c_void;
 use nginx_sys::{
     NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR,
     SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_msg_callback,
-    SSL_set_session_id_context, SSL3_RT_ALERT, ngx_add_timer, ngx_connection_t, ngx_del_timer,
-    ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_post_event, ngx_posted_events,
-    ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
+    SSL_set_num_tickets, SSL_set_session_id_context, SSL3_RT_ALERT, ngx_add_timer,
+    ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_post_event,
+    ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
     ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
     ngx_stream_session_t, ngx_uint_t,
 };
@@ -131,11 +131,10 @@ pub unsafe extern "C" fn ssl_phase(s: *mut ngx_stream_session_t) -> ngx_int_t {
     unsafe {
         let c = (*s).connection;
         guarded((*c).log, NGX_ERROR as ngx_int_t, || {
-            let Some(context) = own_context(s).filter(|_| (*s).ssl() == 1 && (*c).ssl.is_null())
-            else {
+            let Some(own) = Own::of(s).filter(|_| (*s).ssl() == 1 && (*c).ssl.is_null()) else {
                 return NGX_DECLINED as ngx_int_t;
             };
-            match start(s, context) {
+            match own.start(s) {
                 rc if rc == NGX_OK as ngx_int_t => NGX_DECLINED as ngx_int_t,
                 rc if rc == NGX_AGAIN as ngx_int_t => {
                     (*(*c).ssl).handler = Some(resume_phases);
@@ -162,32 +161,52 @@ unsafe extern "C" fn resume_phases(c: *mut ngx_connection_t) {
     }
 }
 
-/// The control session that TLS sessions of this connection belong to, and to no other.
-unsafe fn own_context(s: *mut ngx_stream_session_t) -> Option<u64> {
-    // SAFETY: the session is alive.
-    match unsafe { context::of(s)? } {
-        Context::Control(control) => control.tls_context(),
-        Context::Data(data) => data.tls_context(),
-    }
+/// Where a handshake is to begin otherwise than the stock ssl phase would have it.
+struct Own {
+    /// The control session that TLS sessions belong to, and to no other.
+    context: Option<u64>,
+    data: bool,
 }
 
-/// What the ssl phase does at first, but OpenSSL resumes only sessions of the same `context`.
-unsafe fn start(s: *mut ngx_stream_session_t, context: u64) -> ngx_int_t {
-    // SAFETY: the session is alive, its connection has no TLS yet, and `check` has seen that it can.
-    unsafe {
-        let c = (*s).connection;
-        let (tls, timeout) = stock::tls_of(s);
-        (*(*c).log).action = c"SSL handshaking".as_ptr().cast_mut();
-        if ngx_ssl_create_connection(tls, c, 0) != NGX_OK as ngx_int_t {
-            return NGX_ERROR as ngx_int_t;
+impl Own {
+    unsafe fn of(s: *mut ngx_stream_session_t) -> Option<Self> {
+        // SAFETY: the session is alive.
+        match unsafe { context::of(s)? } {
+            Context::Control(control) => control.tls_context().map(|context| Self {
+                context: Some(context),
+                data: false,
+            }),
+            Context::Data(data) => Some(Self {
+                context: data.tls_context(),
+                data: true,
+            }),
         }
-        let mark = context.to_ne_bytes();
-        SSL_set_session_id_context((*(*c).ssl).connection, mark.as_ptr(), mark.len() as u32);
-        let rc = ngx_ssl_handshake(c);
-        if rc == NGX_AGAIN as ngx_int_t {
-            ngx_add_timer((*c).read, timeout);
+    }
+
+    unsafe fn start(&self, s: *mut ngx_stream_session_t) -> ngx_int_t {
+        // SAFETY: the session is alive, its connection has no TLS yet, and `check` has seen that it can.
+        unsafe {
+            let c = (*s).connection;
+            let (tls, timeout) = stock::tls_of(s);
+            (*(*c).log).action = c"SSL handshaking".as_ptr().cast_mut();
+            if ngx_ssl_create_connection(tls, c, 0) != NGX_OK as ngx_int_t {
+                return NGX_ERROR as ngx_int_t;
+            }
+            let tls = (*(*c).ssl).connection;
+            if let Some(context) = self.context {
+                let mark = context.to_ne_bytes();
+                SSL_set_session_id_context(tls, mark.as_ptr(), mark.len() as u32);
+            }
+            if self.data {
+                // A client that only sends, and closes with them unread, has its last bytes thrown away.
+                SSL_set_num_tickets(tls, 0);
+            }
+            let rc = ngx_ssl_handshake(c);
+            if rc == NGX_AGAIN as ngx_int_t {
+                ngx_add_timer((*c).read, timeout);
+            }
+            rc
         }
-        rc
     }
 }
 
@@ -197,8 +216,8 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
         let c = (*event).data.cast::<ngx_connection_t>();
         let s = (*c).data.cast::<ngx_stream_session_t>();
         let bad = (*c).close() == 1 || (*event).timedout() == 1;
-        let first = match own_context(s) {
-            Some(context) if !bad && (*c).ssl.is_null() => start(s, context),
+        let first = match Own::of(s) {
+            Some(own) if !bad && (*c).ssl.is_null() => own.start(s),
             _ => NGX_OK as ngx_int_t,
         };
         let rc = match SSL_PHASE {

@@ -70,6 +70,7 @@ impl<M: Memory> Table<M> {
             header::FREE_TAIL,
             header::HOSTS,
             header::ANYS,
+            header::KEPT,
         ] {
             self.slots.memory.store(word, 0);
         }
@@ -80,8 +81,7 @@ impl<M: Memory> Table<M> {
             self.index(slot);
             match state {
                 State::Free => self.push_free(slot),
-                State::Waiting | State::Taken => self.count(slot, true),
-                State::Kept => {}
+                State::Waiting | State::Taken | State::Kept => self.count(slot, true),
             }
         }
         self.slots.memory.store(header::NEXT_ID, next_id);
@@ -201,7 +201,7 @@ impl<M: Memory> Table<M> {
         let word = match self.slots.key(slot).peer() {
             Some(Peer::Host(_)) => header::HOSTS,
             Some(Peer::Any) => header::ANYS,
-            None => return,
+            None => header::KEPT,
         };
         let before = self.slots.memory.load(word);
         let after = if born {
@@ -211,6 +211,11 @@ impl<M: Memory> Table<M> {
         };
         self.doubt |= after.is_none();
         self.slots.memory.store(word, after.unwrap_or(before));
+    }
+
+    /// How many slots hold secrets.
+    pub(super) fn kept_slots(&self) -> u64 {
+        self.slots.memory.load(header::KEPT)
     }
 
     /// How many live slots expect a certain host, and how many anybody.

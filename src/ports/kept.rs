@@ -11,6 +11,9 @@ use super::{Memory, Msec, Owner, Table, Ticket};
 /// The most bytes that are kept, as many as nginx takes for a TLS session.
 pub const MAX_KEPT: usize = 4096;
 
+/// One in so many slots may hold secrets; the others are for reservations.
+const KEPT_SHARE: u64 = 2;
+
 /// Bytes in one slot.
 const PART: usize = (field::SIZE - kept::DATA) * 8;
 
@@ -63,10 +66,14 @@ impl<M: Memory> Table<M> {
     }
 
     fn keep_part(&mut self, owner: Owner, bytes: &[u8], next: Option<Ticket>) -> Option<Ticket> {
+        if self.kept_slots() >= u64::from(self.slots.layout.slots) / KEPT_SHARE {
+            return None;
+        }
         let slot = self.oldest_free()?;
         let id = self.slots.new_id()?;
         self.detach(slot);
         self.slots.keep(slot, id, owner, next, bytes);
+        self.count(slot, true);
         Some(Ticket { slot, id })
     }
 
@@ -149,7 +156,7 @@ mod tests {
 
     const LIVING: Owner = Owner(3);
     const DYING: Owner = Owner(1);
-    const SLOTS: usize = 12;
+    const SLOTS: usize = 24;
 
     fn secret(seed: u64, length: usize) -> Vec<u8> {
         let mut random = Random(seed);
@@ -197,16 +204,26 @@ mod tests {
         let mut bench = Bench::new(SLOTS);
         assert_eq!(bench.table.keep(1, LIVING, b""), None);
         assert_eq!(bench.table.keep(1, LIVING, &secret(1, MAX_KEPT + 1)), None);
-        let mut small = Bench::new(2);
+        let mut small = Bench::new(5);
         assert_eq!(small.table.keep(1, LIVING, &secret(1, 3 * PART)), None);
-        assert_eq!(
-            small.table.counts(),
-            Counts {
-                free: 2,
-                ..Counts::default()
-            }
-        );
+        let none = Counts {
+            free: 5,
+            ..Counts::default()
+        };
+        assert_eq!(small.table.counts(), none);
         check(&mut small.table);
+    }
+
+    #[test]
+    fn half_of_the_slots_are_left_to_reservations() {
+        let mut bench = Bench::new(SLOTS);
+        let some = |bench: &mut Bench| bench.table.keep(1, LIVING, &secret(1, PART + 1));
+        let mut kept: Vec<_> = std::iter::from_fn(|| some(&mut bench)).collect();
+        assert_eq!(kept.len(), SLOTS / 4);
+        assert_eq!(free(&bench), SLOTS / 2);
+        assert!(bench.table.forget(1, kept.pop().unwrap()));
+        assert!(some(&mut bench).is_some());
+        check(&mut bench.table);
     }
 
     #[test]

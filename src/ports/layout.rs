@@ -34,6 +34,8 @@ pub(super) mod header {
     pub const ANYS: usize = 10;
     /// When every slot was last looked at in vain.
     pub const SWEPT: usize = 11;
+    /// Cache: how many slots hold secrets.
+    pub const KEPT: usize = 12;
     /// Words of the header, two cache lines.
     pub const SIZE: usize = 16;
 }

@@ -296,6 +296,7 @@ pub fn check(table: &mut Table<Shared>) {
     assert_eq!(table.slots.memory.load(header::FREE_TAIL), previous);
     let counts = table.counts();
     assert_eq!(counts.free, free as usize, "free slots are lost");
+    assert_eq!(table.kept_slots(), counts.kept as u64);
     let used = counts.waiting + counts.taken + counts.kept;
     assert_eq!(counts.free + used, slots as usize);
     assert!(!table.doubt);
