@@ -10,12 +10,12 @@ use parent 'Test::Nginx::FtpConn';
 
 use Errno qw(ECONNRESET);
 use Socket qw(AF_INET AF_INET6 SOCK_STREAM SOL_SOCKET SO_RCVBUF
-    inet_pton pack_sockaddr_in pack_sockaddr_in6);
+    SO_REUSEADDR inet_pton pack_sockaddr_in pack_sockaddr_in6);
 
 use Test::Nginx::FtpConn;
 
-# addr (127.0.0.1) and port to connect to, bind => own address,
-# rcvbuf => size of the receive buffer, before => bytes in front of all else
+# addr (127.0.0.1) and port to connect to, bind => own address, from => own
+# port, rcvbuf => size of the receive buffer, before => bytes in front of all else
 sub connect {
     my ($class, %arg) = @_;
 
@@ -28,9 +28,14 @@ sub connect {
         setsockopt $socket, SOL_SOCKET, SO_RCVBUF, $arg{rcvbuf};
     }
 
-    if ($arg{bind}) {
-        bind $socket, _pack($family, 0, $arg{bind})
-            or die "cannot bind to $arg{bind}: $!\n";
+    if ($arg{bind} || $arg{from}) {
+        my $own = $arg{bind} // ($family == AF_INET6 ? '::' : '0.0.0.0');
+        my $from = $arg{from} // 0;
+
+        # several connections may have the same port
+        setsockopt $socket, SOL_SOCKET, SO_REUSEADDR, 1 if $from;
+        bind $socket, _pack($family, $from, $own)
+            or die "cannot bind to $own:$from: $!\n";
     }
 
     # A refused connection is accepted by the kernel and reset by nginx, maybe

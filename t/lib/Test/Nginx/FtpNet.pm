@@ -254,9 +254,9 @@ sub _addresses {
     _sysctl('ipv6/conf/all/accept_dad', 0);
 
     # Hosts on one kernel would choose the same port for the same destination,
-    # one after the other; see t/net/ftp_client_address.t.
-    _sysctl('ipv4/ip_local_port_range', $host eq 'client'
-        ? '33000 44999' : '45000 60999');
+    # one after the other; see t/net/ftp_client_address.t.  The client's are
+    # below.
+    _sysctl('ipv4/ip_local_port_range', '45000 60999');
 
     my $cables = $hosts{$host}{cables};
     my $batch = "link set lo up\n";
@@ -427,10 +427,16 @@ package Test::Nginx::FtpNet::Client;
 
 use parent -norequire => 'Test::Nginx::FtpClient';
 
+# Every connection has a port of its own: of two that are redirected to one
+# port of the proxy the kernel would give one another source port.
+my $next_port = 33000;
+
 sub connect {
     my ($class, %arg) = @_;
 
     my $net = delete $arg{net};
+
+    $arg{from} //= $next_port++;
 
     my $self = $net->in(client => sub { $class->SUPER::connect(%arg) });
     $self->{net} = $net;
