@@ -178,7 +178,7 @@ fn in_windows(
 }
 
 /// Memory once it has stopped changing.
-fn settled_memory(processes: &Processes) -> Result<u64, Error> {
+pub fn settled_memory(processes: &Processes) -> Result<u64, Error> {
     let give_up = Instant::now() + Duration::from_secs(3);
     let mut last = processes.memory()?;
     loop {

@@ -1,9 +1,10 @@
 //! The two ends of `scripts/bench`: an FTP server with synthetic files and a load generator.
-//! It measures the CPU time and memory of the nginx between them; it starts no nginx
-//! and compares nothing, the script does.
+//! It measures the CPU time and memory of the nginx between them, and how long it takes to start and to
+//! reload; it starts no nginx and compares nothing, the script does.
 
 mod error;
 mod hold;
+mod life;
 mod load;
 mod peer;
 mod sys;
@@ -11,12 +12,10 @@ mod usage;
 mod wire;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use error::Error;
 use hold::Outstanding;
@@ -26,7 +25,9 @@ use usage::Processes;
 
 const USAGE: &str = "usage: bench-tool MODE [option value] ...
   peer     listen=ADDRESS:PORT announce=IPv4 ports=FIRST-LAST [announce_only=1]
-  ready    target=ADDRESS:PORT
+  ready    target=ADDRESS:PORT [since=SECONDS]
+  memory   pids=PID,...
+  reload   target=ADDRESS:PORT pids=MASTER,WORKER,...
   load     target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE [upload=1] [epsv=1]
            [seconds=S] [transfers=N] [warm_up=N]
   pasv     target=ADDRESS:PORT pids=PID,... hold=N [sessions=N] [round_trips=N] [cycles=N]
@@ -49,7 +50,9 @@ fn run() -> Result<(), Error> {
     let arguments = Arguments::parse(arguments)?;
     match mode.as_str() {
         "peer" => serve(&arguments),
-        "ready" => ready(arguments.need("target")?),
+        "ready" => ready(&arguments),
+        "memory" => memory(&arguments),
+        "reload" => reload(&arguments),
         "load" => transfer(&arguments),
         "pasv" => pasv(&arguments),
         "idle" => idle(&arguments),
@@ -69,15 +72,29 @@ fn serve(arguments: &Arguments) -> Result<(), Error> {
     Peer::new(options)?.run()
 }
 
-/// Waits until a whole login goes through.
-fn ready(target: SocketAddr) -> Result<(), Error> {
-    let give_up = Instant::now() + Duration::from_secs(10);
-    loop {
-        match wire::log_in(target) {
-            Err(_) if Instant::now() < give_up => thread::sleep(Duration::from_millis(20)),
-            outcome => return outcome.map(drop),
-        }
+/// Waits until a whole login goes through; says how long that took since a moment of the wall clock.
+fn ready(arguments: &Arguments) -> Result<(), Error> {
+    life::ready(arguments.need("target")?)?;
+    if arguments.has("since") {
+        let time = life::since(arguments.need("since")?)?;
+        println!("start_ns={}", time.as_nanos());
     }
+    Ok(())
+}
+
+fn memory(arguments: &Arguments) -> Result<(), Error> {
+    println!("memory={}", hold::settled_memory(&arguments.processes()?)?);
+    Ok(())
+}
+
+fn reload(arguments: &Arguments) -> Result<(), Error> {
+    let reload = life::reload(arguments.need("target")?, &arguments.processes()?)?;
+    println!(
+        "serving_ns={} gone_ns={}",
+        reload.serving.as_nanos(),
+        reload.gone.as_nanos()
+    );
+    Ok(())
 }
 
 fn transfer(arguments: &Arguments) -> Result<(), Error> {
@@ -167,8 +184,12 @@ impl Arguments {
             .map_err(|_| Error::Usage(format!("invalid \"{name}\" value \"{value}\"")))
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     fn or<T: FromStr>(&self, name: &str, default: T) -> Result<T, Error> {
-        if self.0.contains_key(name) {
+        if self.has(name) {
             return self.need(name);
         }
         Ok(default)

@@ -96,6 +96,14 @@ pub fn widen_backlog(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends SIGHUP.
+pub fn hang_up(pid: u32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::kill(pid, libc::SIGHUP) })?;
+    Ok(())
+}
+
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -19,13 +19,23 @@ impl Processes {
         })
     }
 
-    /// Proportional set size, in bytes: pages that several processes share count once in all.
+    /// Those that are still there.
+    pub fn count(&self) -> usize {
+        let alive = |pid: &&u32| fs::exists(format!("/proc/{pid}")).unwrap_or(true);
+        self.0.iter().filter(alive).count()
+    }
+
+    /// Proportional set size without mapped files, in bytes: pages that several of the processes share count once
+    /// in all. Files would count for less the more others use them, another nginx for example.
     pub fn memory(&self) -> Result<u64, Error> {
         self.0.iter().try_fold(0, |sum, pid| {
             let text = read(&format!("/proc/{pid}/smaps_rollup"))?;
-            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let kib = line.and_then(|rest| rest.split_whitespace().next());
-            Ok(sum + number(kib, "smaps_rollup")? * 1024)
+            let kib = |name| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                let value = line.and_then(|rest| rest.split_whitespace().next());
+                number(value, "smaps_rollup")
+            };
+            Ok(sum + (kib("Pss_Anon:")? + kib("Pss_Shmem:")?) * 1024)
         })
     }
 }
