@@ -2,7 +2,7 @@
 
 use crate::feed::{Feed, Random};
 use ngx_stream_ftp_proxy_module::ports::{
-    Host, MAX_NAME, MAX_PATH, MAX_USER, Memory, Mode, Owner, Peer, Request, Reservation,
+    Host, MAX_KEPT, MAX_NAME, MAX_PATH, MAX_USER, Memory, Mode, Owner, Peer, Request, Reservation,
     ReserveError, Table, Text, Ticket, Tls, capacity,
 };
 use std::cell::{Cell, RefCell};
@@ -152,6 +152,20 @@ fn made(ticket: Ticket, port: u16, request: &Request<'_>) -> Reservation {
     }
 }
 
+/// A secret that the table keeps, and how many slots it takes.
+struct Secret {
+    ticket: Ticket,
+    owner: Owner,
+    slots: usize,
+    /// `None` where it was to be replaced and is no more.
+    bytes: Option<Vec<u8>>,
+}
+
+/// Bytes that differ with their place and their length.
+fn secret(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7 + length) as u8).collect()
+}
+
 /// The reservations as they should be, by a list and nothing else.
 struct Model {
     slots: usize,
@@ -162,6 +176,7 @@ struct Model {
     workers: [Owner; 3],
     dead: BTreeSet<Owner>,
     live: Vec<Reservation>,
+    secrets: Vec<Secret>,
     gone: Vec<Ticket>,
     /// The next operation is killed at this store.
     life: Option<u64>,
@@ -175,6 +190,9 @@ enum Deed {
     Release(Ticket),
     Finish(Ticket),
     Annotate(Ticket, usize),
+    Keep(usize),
+    KeepInstead(Ticket, usize),
+    Forget(Ticket),
     Reclaim,
 }
 
@@ -185,6 +203,7 @@ enum Answer {
     Found(Option<Ticket>),
     Taken(Option<Reservation>),
     Released(Option<u16>),
+    Kept(Option<Ticket>),
     Yes(bool),
     Reclaimed(usize),
 }
@@ -201,6 +220,7 @@ impl Model {
             workers: [Owner(1), Owner(2), Owner(3)],
             dead: BTreeSet::new(),
             live: Vec::new(),
+            secrets: Vec::new(),
             gone: Vec::new(),
             life: None,
         }
@@ -229,8 +249,12 @@ impl Model {
 
     fn decide(&mut self, feed: &mut Feed<'_>, owner: Owner) -> Option<Deed> {
         let anys = self.slots.is_multiple_of(2);
-        Some(match feed.below(11) {
-            0..3 => Deed::Reserve(request(feed, self.now, owner, anys), range(feed)),
+        Some(match feed.below(13) {
+            0..3 => {
+                let mut request = request(feed, self.now, owner, anys);
+                request.kept = self.secrets.first().map(|secret| secret.ticket);
+                Deed::Reserve(request, range(feed))
+            }
             3 => Deed::Find(7 + u16::from(feed.byte() & 3), host(feed.below(3))),
             4 => {
                 let ticket = self.ticket(feed)?;
@@ -252,7 +276,17 @@ impl Model {
                     return None;
                 }
             },
-            9 => {
+            9 => Deed::Keep(8 * usize::from(feed.byte())),
+            10 => {
+                let at = feed.below(self.secrets.len().max(1));
+                let ticket = self.secrets.get(at).map(|secret| secret.ticket);
+                let ticket = ticket.or_else(|| self.gone.first().copied())?;
+                match feed.byte() {
+                    length @ 0..128 => Deed::KeepInstead(ticket, 16 * usize::from(length)),
+                    _ => Deed::Forget(ticket),
+                }
+            }
+            11 => {
                 self.life = Some(feed.byte().into());
                 return None;
             }
@@ -305,6 +339,11 @@ impl Model {
             Deed::Annotate(ticket, length) => {
                 Answer::Yes(table.annotate(*ticket, b"STOR", &TEXT[..*length]))
             }
+            Deed::Keep(length) => Answer::Kept(table.keep(now, owner, &secret(*length))),
+            Deed::KeepInstead(ticket, length) => {
+                Answer::Yes(table.keep_instead(*ticket, &secret(*length)))
+            }
+            Deed::Forget(ticket) => Answer::Yes(table.forget(now, *ticket)),
             Deed::Reclaim => Answer::Reclaimed(table.reclaim_dead(now, dead, reclaimed)),
         });
         match catch_unwind(work) {
@@ -375,6 +414,45 @@ impl Model {
                     self.live[at].path = Text::new(&TEXT[..*length]);
                 }
             }
+            (Deed::Keep(length), Answer::Kept(kept)) => {
+                let slots = self.table.counts().kept - self.kept_slots();
+                assert_eq!(slots > 0, kept.is_some());
+                if let Some(ticket) = kept {
+                    self.secrets.push(Secret {
+                        ticket,
+                        owner,
+                        slots,
+                        bytes: Some(secret(*length)),
+                    });
+                } else {
+                    // No more than one slot for each 256 bytes is too many to ask for.
+                    let free = self.slots - self.live.len() - self.kept_slots();
+                    assert!(
+                        *length == 0 || free < length.div_ceil(256),
+                        "there was room"
+                    );
+                }
+            }
+            (Deed::KeepInstead(ticket, length), Answer::Yes(fits)) => {
+                let known = self
+                    .secrets
+                    .iter_mut()
+                    .find(|known| known.ticket == *ticket);
+                assert!(known.is_some() || !fits);
+                if let Some(known) = known {
+                    known.bytes = (fits && *length > 0).then(|| secret(*length));
+                }
+            }
+            (Deed::Forget(ticket), Answer::Yes(forgotten)) => {
+                let at = self
+                    .secrets
+                    .iter()
+                    .position(|known| known.ticket == *ticket);
+                assert_eq!(forgotten, at.is_some());
+                if let Some(at) = at {
+                    self.gone.push(self.secrets.swap_remove(at).ticket);
+                }
+            }
             (Deed::Reclaim, Answer::Reclaimed(freed)) => {
                 assert_eq!(freed, reclaimed);
                 assert!(!self.live.iter().any(|held| self.is_useless(held)));
@@ -402,7 +480,9 @@ impl Model {
                 assert!(!self.gone.contains(&ticket) && self.place(ticket).is_none());
                 self.live.push(made(ticket, port, request));
             }
-            Err(ReserveError::NoSlot) => assert_eq!(self.live.len(), self.slots),
+            Err(ReserveError::NoSlot) => {
+                assert_eq!(self.live.len() + self.kept_slots(), self.slots);
+            }
             Err(ReserveError::NoPort) => {
                 // A port with a few open connections of the session is not given either.
                 let blocked = |port| {
@@ -416,6 +496,10 @@ impl Model {
                 );
             }
         }
+    }
+
+    fn kept_slots(&self) -> usize {
+        self.secrets.iter().map(|secret| secret.slots).sum()
     }
 
     fn waiting(&self, port: u16, peer: Peer) -> Option<Ticket> {
@@ -471,7 +555,28 @@ impl Model {
                 left => panic!("{held:?} has become {left:?}"),
             }
         }
+        if let Deed::KeepInstead(ticket, _) | Deed::Forget(ticket) = deed {
+            self.half_forgotten(*ticket, deed);
+        }
         self.bury(deed, dead);
+    }
+
+    /// What is left of a secret is as it was, or as it was to be, or nothing; and it can be given back.
+    fn half_forgotten(&mut self, ticket: Ticket, deed: &Deed) {
+        let Some(at) = self.secrets.iter().position(|known| known.ticket == ticket) else {
+            return;
+        };
+        let known = self.secrets.swap_remove(at);
+        let mut bytes = [0; MAX_KEPT];
+        if let Some(left) = self.table.kept(ticket, &mut bytes) {
+            let new = match deed {
+                Deed::KeepInstead(_, length) => Some(secret(*length)),
+                _ => None,
+            };
+            assert!(known.bytes.as_deref() == Some(left) || new.as_deref() == Some(left));
+        }
+        self.table.forget(self.now, ticket);
+        self.gone.push(ticket);
     }
 
     /// The next worker starts: nothing of the dead one is left, and a reservation that it was making is whole or not
@@ -483,7 +588,9 @@ impl Model {
             &mut |owner| self.dead.contains(&owner),
             &mut |reservation| reclaimed.push(*reservation),
         );
-        assert_eq!(freed, reclaimed.len());
+        // Slots of secrets are freed, and nobody is told.
+        assert!(freed >= reclaimed.len());
+        self.secrets.retain(|secret| secret.owner != dead);
         let mut unknown = Vec::new();
         reclaimed.retain(|reservation| {
             let known = self.place(reservation.ticket).is_some();
@@ -510,8 +617,17 @@ impl Model {
             assert_eq!(self.table.read(held.ticket).as_ref(), Some(held));
             assert_eq!(self.table.is_taken(held.ticket), held.taken);
         }
+        let mut bytes = [0; MAX_KEPT];
+        for secret in &self.secrets {
+            assert_eq!(
+                self.table.kept(secret.ticket, &mut bytes),
+                secret.bytes.as_deref()
+            );
+            assert_eq!(self.table.read(secret.ticket), None);
+        }
         for ticket in &self.gone {
             assert_eq!(self.table.read(*ticket), None);
+            assert_eq!(self.table.kept(*ticket, &mut bytes), None);
         }
         let keep = self.gone.len().saturating_sub(20);
         self.gone.drain(..keep);
@@ -521,7 +637,8 @@ impl Model {
             (counts.waiting, counts.taken),
             (self.live.len() - taken, taken)
         );
-        assert_eq!(counts.free, self.slots - self.live.len());
+        assert_eq!(counts.kept, self.kept_slots());
+        assert_eq!(counts.free, self.slots - self.live.len() - counts.kept);
     }
 }
 
@@ -561,9 +678,19 @@ fn damaged(slots: usize, feed: &mut Feed<'_>, seed: &[u8]) {
         memory.loads.set(0);
         let owner = Owner(feed.below(3) as u64);
         let ticket = |feed: &mut Feed<'_>| tickets.get(feed.below(16)).copied();
-        match feed.below(12) {
+        match feed.below(14) {
+            12 => tickets.extend(table.keep(now, owner, &secret(8 * usize::from(feed.byte())))),
+            13 => {
+                let ticket = ticket(feed);
+                ticket.map(|ticket| table.kept(ticket, &mut [0; MAX_KEPT]).is_some());
+                ticket.map(|ticket| match feed.byte() {
+                    length @ 0..128 => table.keep_instead(ticket, &secret(length.into())),
+                    _ => table.forget(now, ticket),
+                });
+            }
             0..3 => {
-                let request = request(feed, now, owner, true);
+                let mut request = request(feed, now, owner, true);
+                request.kept = ticket(feed);
                 let dead = &mut |owner| owner == Owner(2);
                 let random = &mut || random.next();
                 let made = table.reserve(now, &request, range(feed), random, dead, &mut |_| {});

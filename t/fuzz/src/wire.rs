@@ -6,6 +6,7 @@ use ngx_stream_ftp_proxy_module::ftp::host_port::{find_extended, parse_eprt};
 use ngx_stream_ftp_proxy_module::ftp::line::{Line, MAX_LINE};
 use ngx_stream_ftp_proxy_module::ftp::reply::Piece;
 use ngx_stream_ftp_proxy_module::ftp::{Command, HostPort, Lines, PassiveReply, ReplyReader};
+use ngx_stream_ftp_proxy_module::session::{MAX_GREETING, Step, Upgrade};
 use std::net::Ipv4Addr;
 
 /// What the proxy announces; no number of it is one that servers often use.
@@ -20,6 +21,7 @@ pub fn run(data: &[u8]) {
     replies(data);
     passive(data);
     arguments(data);
+    upgrade(data);
 }
 
 /// The same bytes in pieces of random lengths.
@@ -108,6 +110,25 @@ fn replies_of(pieces: &[&[u8]], withhold: bool) -> Vec<(Option<u16>, Vec<u8>)> {
     let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
     assert!(total <= sent && sent - total <= 4, "bytes are lost");
     found
+}
+
+/// A greeting and what AUTH gets: what is refused depends on where they are cut, what is kept does not.
+fn upgrade(data: &[u8]) {
+    let mut upgrade = Upgrade::default();
+    let mut at = 0;
+    for piece in cut(data, &mut Random::of(data)) {
+        match upgrade.from_server(piece) {
+            Ok(Step::Read) => at += piece.len(),
+            Ok(Step::Ask) => {
+                at += piece.len();
+                let greeting = std::mem::take(&mut upgrade).into_greeting();
+                assert!(greeting.len() <= MAX_GREETING && greeting == data[..at]);
+                return;
+            }
+            Ok(Step::Secure) => panic!("nobody has asked"),
+            Err(_) => return,
+        }
+    }
 }
 
 fn passive(data: &[u8]) {
