@@ -417,6 +417,7 @@ impl Model {
             (Deed::Keep(length), Answer::Kept(kept)) => {
                 let slots = self.table.counts().kept - self.kept_slots();
                 assert_eq!(slots > 0, kept.is_some());
+                assert!(self.kept_slots() + slots <= self.slots / 2);
                 if let Some(ticket) = kept {
                     self.secrets.push(Secret {
                         ticket,
@@ -426,11 +427,11 @@ impl Model {
                     });
                 } else {
                     // No more than one slot for each 256 bytes is too many to ask for.
+                    let needed = length.div_ceil(256);
                     let free = self.slots - self.live.len() - self.kept_slots();
-                    assert!(
-                        *length == 0 || free < length.div_ceil(256),
-                        "there was room"
-                    );
+                    // Half of the slots are for reservations.
+                    let short = self.kept_slots() + needed > self.slots / 2;
+                    assert!(*length == 0 || free < needed || short, "there was room");
                 }
             }
             (Deed::KeepInstead(ticket, length), Answer::Yes(fits)) => {
