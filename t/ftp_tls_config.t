@@ -27,6 +27,13 @@ sub ctrl {
         . "max_port=${\$t->port(20)}; proxy_pass ${\$server->at}; $more }\n";
 }
 
+sub ctrl2 {
+    my ($more) = @_;
+
+    return 'server { listen 127.0.0.1:' . $t->port(2) . '; ftp_ctrl zone=ftp; '
+        . "proxy_pass ${\$server->at}; $more }\n";
+}
+
 sub data {
     my ($more, $listen) = @_;
 
@@ -37,6 +44,7 @@ sub data {
 my $stock = qr/no "ssl_certificate" is defined/;
 my $auth = qr/"ftp_auth_tls" needs "ssl_certificate"/;
 my $upward = qr/"ftp_proxy_auth_tls" needs "proxy_ssl on"/;
+my $flag = qr/invalid value "only" in "ftp_proxy_auth_tls" directive,.*/;
 my $needs = qr/"ftp_data"\ needs\ "ssl_certificate":\ control\ servers\ of
     \ its\ zone\ do\ TLS/x;
 
@@ -66,6 +74,22 @@ my @cases = (
     # toward the server
 
     ['no proxy_ssl', ctrl('ftp_proxy_auth_tls on;') . data(''), $upward, 1],
+    ['unused without control', "proxy_ssl on; ftp_proxy_auth_tls on;\n"
+        . "server { listen 127.0.0.1:${\$t->port(1)}; "
+        . "proxy_pass ${\$server->at}; }" . ctrl('') . data('')],
+    ['unused without control and TLS', "ftp_proxy_auth_tls on; server { "
+        . "listen 127.0.0.1:${\$t->port(1)}; proxy_pass ${\$server->at}; }\n"
+        . ctrl('proxy_ssl on;') . data('')],
+    ['proxy_ssl in the other', "ftp_proxy_auth_tls on; proxy_ssl off;\n"
+        . ctrl('proxy_ssl on;') . ctrl2('') . data(''), $upward],
+    ['off in the other', "ftp_proxy_auth_tls on;\n" . ctrl('proxy_ssl on;')
+        . ctrl2('ftp_proxy_auth_tls off;') . data('')],
+    ['server value', ctrl('proxy_ssl on; ftp_proxy_auth_tls only;') . data(''),
+        $flag, 1],
+    ['server two', ctrl('ftp_proxy_auth_tls on off;') . data(''),
+        qr/invalid number of arguments in "ftp_proxy_auth_tls" directive/, 1],
+    ['server twice', ctrl('ftp_proxy_auth_tls on; ftp_proxy_auth_tls on;')
+        . data(''), qr/"ftp_proxy_auth_tls" directive is duplicate/, 1],
     ['no proxy_ssl, inherited', "ftp_proxy_auth_tls on;\n" . ctrl('') . data(''), $upward],
 
     # certificates
