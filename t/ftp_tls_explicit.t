@@ -7,12 +7,11 @@ use strict;
 use warnings;
 
 use FindBin;
-use Socket qw(inet_aton pack_sockaddr_in unpack_sockaddr_in INADDR_LOOPBACK
-    SOCK_DGRAM PF_INET);
 use Test::More;
 
 use lib "$FindBin::Bin/lib";
 use Test::Nginx::Ftp;
+use Test::Nginx::FtpDns;
 use Test::Nginx::FtpLegs;
 use Test::Nginx::FtpTls;
 
@@ -27,11 +26,7 @@ my $path = "$dir/ftp.sock";
 my $unix = $t->server(path => $path);
 my %cert = map { $_ => ["$dir/$_.crt", "$dir/$_.key"] } 'server', 'client';
 
-# a name server, whose answers the test writes
-socket my $dns, PF_INET, SOCK_DGRAM, 0 or die "no socket: $!\n";
-bind $dns, pack_sockaddr_in(0, INADDR_LOOPBACK) or die "no port: $!\n";
-my ($dns_port) = unpack_sockaddr_in(getsockname $dns);
-
+my $dns = Test::Nginx::FtpDns->new;
 my $verify = "proxy_ssl_verify on; proxy_ssl_trusted_certificate $dir/ca.crt; "
     . 'proxy_ssl_server_name on; proxy_ssl_name server;';
 my $range = "min_port=${\$t->port(20)} max_port=${\$t->port(39)}";
@@ -58,7 +53,7 @@ my $servers = join '',
     ctrl("$to $verify"),                                           # 2
     ctrl('proxy_pass both;'),                                      # 3
     ctrl('proxy_pass $given;'),                                    # 4
-    ctrl("proxy_pass \$named; resolver 127.0.0.1:$dns_port ipv6=off; $verify"),
+    ctrl("proxy_pass \$named; resolver 127.0.0.1:${\$dns->port} ipv6=off; $verify"),
     ctrl("proxy_pass unix:$path; ftp_pasv_trust 127.0.0.0/8;"),    # 6
     ctrl("$to proxy_protocol on;"),                                # 7
     ctrl("$to ftp_auth_tls only;"),                                # 8
@@ -318,28 +313,11 @@ is(join(' ', sort values %reached), '2 2', 'both servers');
 
 # a name that a resolver knows
 
-sub answer_name {
-    $t->wait_for('a question', sub {
-        vec(my $in = '', fileno $dns, 1) = 1;
-        return select $in, undef, undef, 0;
-    });
-
-    my $from = recv $dns, my $question, 512, 0;
-    die "no question\n" unless defined $from && length $question;
-
-    # the question again and one address, for an hour
-    my $asked = substr $question, 12;
-    send $dns, substr($question, 0, 2) . pack('n5', 0x8180, 1, 1, 0, 0) . $asked
-        . pack('n3Nn', 0xc00c, 1, 1, 3600, 4) . inet_aton('127.0.0.1'), 0, $from;
-
-    return;
-}
-
 {
     my $c = $legs->connect('plain', port => 5);
 
     $c->send("SYST\r\n");
-    answer_name();
+    $dns->answer('127.0.0.1');
     my $s = $tls->accept($server, cert => $cert{server}, explicit => 1);
     is($c->line, "220 ready\r\n", 'resolved');
     is($s->line, "SYST\r\n", 'resolved command');

@@ -11,6 +11,7 @@ use Test::More;
 
 use lib "$FindBin::Bin/lib";
 use Test::Nginx::Ftp;
+use Test::Nginx::FtpDns;
 use Test::Nginx::FtpLegs;
 use Test::Nginx::FtpTls;
 
@@ -18,6 +19,11 @@ my $tls = 'Test::Nginx::FtpTls';
 my $t = Test::Nginx::Ftp->new;
 my ($bad, $good) = map { $t->server } 1 .. 2;
 my $nobody = $t->server;
+
+# one port at two addresses, for a name that has both
+my @twins = $t->server(addr => '127.0.0.2');
+push @twins, $t->server(addr => '127.0.0.3', port => $twins[0]->port);
+my $dns = Test::Nginx::FtpDns->new;
 my $dead = $nobody->at;
 $nobody->close;
 my $certificates = $tls->certificates($t);
@@ -55,7 +61,9 @@ my $servers = join '',
     ctrl('unix', ''),                                                 # 8
     ctrl($dead, ''),                                                  # 9
     ctrl('many', 'proxy_next_upstream_tries 3;'),                     # 10
-    ctrl('both', 'proxy_protocol on;');                               # 11
+    ctrl('both', 'proxy_protocol on;'),                               # 11
+    ctrl('$named', "resolver 127.0.0.1:${\$dns->port} ipv6=off;"),    # 12
+    ctrl('$unix', '');                                                # 13
 
 my $many = join ' ', map { "server ${\$bad->at} max_fails=0;" } 1 .. 5;
 
@@ -66,6 +74,9 @@ $t->run(<<"EOF");
     proxy_ssl_verify on;
     proxy_ssl_trusted_certificate $dir/ca.crt;
     proxy_ssl_name server;
+
+    map \$server_port \$named { default ftp.example:${\$twins[0]->port}; }
+    map \$server_port \$unix { default unix:$path; }
 
     upstream both { server ${\$bad->at} max_fails=0; server ${\$good->at} backup; }
     upstream alone { server ${\$bad->at} max_fails=0; }
@@ -308,6 +319,56 @@ for my $case (@cases) {
     $c = $legs->connect('plain', port => 9);
     is($c->rest, '', 'dead alone');
     ok($c->{end}, 'dead alone, end');
+}
+
+# addresses of a name: the other one, or none
+
+# The server that is tried first, and the other; each worker asks once.
+sub twins {
+    $t->wait_for('one of both', sub {
+        $dns->answer('127.0.0.2', '127.0.0.3') if $dns->asked;
+        return grep { $_->touched } @twins;
+    });
+
+    return sort { $b->touched <=> $a->touched } @twins;
+}
+
+for my $case (grep { $_->[0] =~ /^(?:421 greeting|502 to AUTH|C14|stranger)$/ } @cases) {
+    my $name = "$case->[0] of a name";
+    my $c = $legs->connect('plain', port => 12);
+
+    $c->command('SYST');
+    my ($first, $second) = twins();
+
+    play($case, "$name, first", $first->accept);
+    play($case, "$name, second", $second->accept);
+    is($c->rest, '', "$name, no greeting");
+    ok($c->{end}, "$name, end");
+}
+
+{
+    my $c = $legs->connect('plain', port => 12);
+
+    $c->command('SYST');
+    my ($first, $second) = twins();
+
+    play($cases[0], 'a name', $first->accept);
+    my $s = $tls->accept($second, cert => $cert{server}, explicit => 1);
+    is($c->line, "220 ready\r\n", 'the other address');
+    is($s->line, "SYST\r\n", 'the early command');
+}
+
+# a variable with a unix socket: not done, and not without TLS either
+
+{
+    my $c = $legs->connect('plain', port => 13);
+
+    is($c->rest, '', 'unix socket in a variable');
+    ok($c->{end}, 'unix socket in a variable, end');
+    ok($t->wait_log(qr/\[error\].*"ftp_proxy_auth_tls"\ does\ not\ support\ unix
+        \ sockets\ in\ variables/x), 'unix socket in a variable, logged');
+    my $s = $bad_unix->accept;
+    unlike($s->rest, qr/AUTH|SYST/, 'no word in clear');
 }
 
 # a unix socket, which connects at once

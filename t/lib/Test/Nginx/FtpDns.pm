@@ -1,101 +1,56 @@
 package Test::Nginx::FtpDns;
 
-# A name server in a process of its own: A records of a fixed list, one for
-# each address, and an empty answer to all other questions (RFC 1035 4).
+# A name server whose answers the test writes, one at a time.
 
 use strict;
 use warnings;
 
 use IO::Select;
-use IO::Socket::IP;
-use POSIX ();
-use Socket qw(SOCK_DGRAM inet_aton);
+use Socket qw(inet_aton pack_sockaddr_in unpack_sockaddr_in INADDR_LOOPBACK
+    PF_INET SOCK_DGRAM);
 
-# Seconds that a record may be kept.
-use constant TTL => 600;
+use Test::Nginx::FtpConn;
 
-# names => { name => [addresses] }
 sub new {
-    my ($class, %names) = @_;
+    my ($class) = @_;
 
-    my $socket = IO::Socket::IP->new(
-        LocalHost => '127.0.0.1',
-        LocalPort => 0,
-        Type      => SOCK_DGRAM,
-    ) or die "cannot bind: $@\n";
+    CORE::socket my $socket, PF_INET, SOCK_DGRAM, 0 or die "no socket: $!\n";
+    CORE::bind $socket, pack_sockaddr_in(0, INADDR_LOOPBACK)
+        or die "no port: $!\n";
 
-    pipe my $read, my $write or die "no pipe: $!\n";
-
-    my $pid = fork // die "cannot fork: $!\n";
-
-    if ($pid == 0) {
-        alarm 0;
-        close $write;
-        _serve($socket, $read, \%names);
-        POSIX::_exit(0);
-    }
-
-    return bless { pid => $pid, port => $socket->sockport, pipe => $write,
-        owner => $$ }, $class;
+    return bless { socket => $socket }, $class;
 }
 
-# addr:port as nginx's resolver wants it
-sub at { "127.0.0.1:$_[0]{port}" }
+sub port { (unpack_sockaddr_in(getsockname $_[0]{socket}))[0] }
 
-# It ends when the test's end of the pipe is closed, however the test ends.
-sub DESTROY {
-    my ($self) = @_;
+# Whether there is a question.
+sub asked { !!IO::Select->new($_[0]{socket})->can_read(0) }
 
-    return if $self->{owner} != $$;
+# Waits for the next question; these are the IPv4 addresses of that name, or it
+# does not exist if there are none.
+sub answer {
+    my ($self, @addrs) = @_;
 
-    local $?;
-    close $self->{pipe};
-    waitpid $self->{pid}, 0;
+    if (!IO::Select->new($self->{socket})
+        ->can_read($Test::Nginx::FtpConn::DEADLINE))
+    {
+        die "nobody asked for a name\n";
+    }
+
+    my $from = CORE::recv $self->{socket}, my $question, 512, 0;
+    die "no question\n" unless defined $from && length $question > 12;
+
+    my ($id, $asked) = unpack 'a2 x10 a*', $question;
+
+    # standard answer, 3 for a name that does not exist; each for an hour
+    my $answer = $id . pack('n5', @addrs ? 0x8180 : 0x8183, 1, scalar @addrs, 0, 0)
+        . $asked;
+
+    $answer .= pack('n3Nn', 0xc00c, 1, 1, 3600, 4) . inet_aton($_) for @addrs;
+
+    CORE::send $self->{socket}, $answer, 0, $from or die "no answer: $!\n";
 
     return;
-}
-
-sub _serve {
-    my ($socket, $pipe, $names) = @_;
-
-    my $select = IO::Select->new($socket, $pipe);
-
-    while (1) {
-        my @ready = $select->can_read;
-
-        return if grep { $_ == $pipe } @ready;
-
-        my $from = $socket->recv(my $query, 512) // next;
-        my $answer = _answer($query, $names) // next;
-
-        $socket->send($answer, 0, $from);
-    }
-}
-
-sub _answer {
-    my ($query, $names) = @_;
-
-    my ($id, $flags, $questions) = unpack 'n3', $query;
-    return if !defined $questions || $questions != 1;
-
-    my ($at, @labels) = (12);
-
-    while (my $length = unpack 'C', substr $query, $at, 1) {
-        push @labels, substr $query, $at + 1, $length;
-        $at += 1 + $length;
-    }
-
-    my ($type) = unpack 'x n', substr $query, $at;
-    my $question = substr $query, 12, $at + 5 - 12;
-    my $addresses = $names->{lc join '.', @labels};
-
-    # A, class IN; the name is the one at offset 12
-    my @records = map { pack 'n n n N n a4', 0xc00c, 1, 1, TTL, 4, inet_aton($_) }
-        $type == 1 ? @{ $addresses || [] } : ();
-
-    # a response with recursion; NXDOMAIN for what is not in the list
-    return pack('n6', $id, $addresses ? 0x8180 : 0x8183, 1, scalar @records,
-        0, 0) . $question . join '', @records;
 }
 
 1;
