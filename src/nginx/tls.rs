@@ -8,12 +8,12 @@ use std::ffi::c_void;
 
 use nginx_sys::{
     NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR,
-    SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_msg_callback,
-    SSL_set_num_tickets, SSL_set_session_id_context, SSL3_RT_ALERT, ngx_add_timer,
-    ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_post_event,
-    ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
-    ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
-    ngx_stream_session_t, ngx_uint_t,
+    SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_cert_cb,
+    SSL_set_msg_callback, SSL_set_num_tickets, SSL_set_session_id_context, SSL3_RT_ALERT,
+    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t,
+    ngx_log_t, ngx_post_event, ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake,
+    ngx_stream_core_run_phases, ngx_stream_finalize_session, ngx_stream_handler_pt,
+    ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -196,6 +196,9 @@ impl Own {
             if let Some(context) = self.context {
                 let mark = context.to_ne_bytes();
                 SSL_set_session_id_context(tls, mark.as_ptr(), mark.len() as u32);
+                if self.data {
+                    SSL_set_cert_cb(tls, Some(on_full_handshake), c.cast());
+                }
             }
             if self.data {
                 // A client that only sends, and closes with them unread, has its last bytes thrown away.
@@ -208,6 +211,20 @@ impl Own {
             rc
         }
     }
+}
+
+/// OpenSSL asks for a certificate, for a session is not resumed. It would bear the control session's mark, and the
+/// client could resume it: it must not come about.
+unsafe extern "C" fn on_full_handshake(_tls: *mut SSL, c: *mut c_void) -> i32 {
+    // SAFETY: OpenSSL gives what `Own::start` set, a connection that is in a handshake.
+    let log = unsafe { (*c.cast::<ngx_connection_t>()).log };
+    guarded(log, (), || log_not_resumed(log));
+    0
+}
+
+fn log_not_resumed(log: *mut ngx_log_t) {
+    let what = "client did not resume the TLS session of its control connection";
+    ngx_log_error!(NGX_LOG_INFO, log, "{what}");
 }
 
 unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
@@ -254,11 +271,7 @@ unsafe fn has_resumed(s: *mut ngx_stream_session_t) -> bool {
         let data = context::data(s).and_then(|data| data.tls_context());
         let resumed = data.is_none() || SSL_session_reused((*(*c).ssl).connection) == 1;
         if !resumed {
-            ngx_log_error!(
-                NGX_LOG_INFO,
-                (*c).log,
-                "client did not resume the TLS session of its control connection"
-            );
+            log_not_resumed((*c).log);
         }
         resumed
     }
