@@ -1,0 +1,88 @@
+#!/usr/bin/perl
+
+# Several servers of one address, told apart by the name in the client's hello:
+# the server that the name means says how its own server is spoken to.
+
+use strict;
+use warnings;
+
+use FindBin;
+use Test::More;
+
+use lib "$FindBin::Bin/lib";
+use Test::Nginx::Ftp;
+use Test::Nginx::FtpLegs;
+use Test::Nginx::FtpTls;
+
+my $tls = 'Test::Nginx::FtpTls';
+my $t = Test::Nginx::Ftp->new;
+
+plan(skip_all => 'an address has one server') unless $t->at_least('1.25.5');
+
+my %server = map { $_ => $t->server } 'plain', 'implicit', 'explicit';
+my $certificates = $tls->certificates($t);
+
+my $cert = [map { $t->dir . "/server.$_" } 'crt', 'key'];
+my %server_conf = (
+    plain    => '',
+    implicit => 'proxy_ssl on;',
+    explicit => 'proxy_ssl on; ftp_proxy_auth_tls on;',
+);
+my @kinds = sort keys %server_conf;
+
+# each kind is once the first one of an address, whose settings a name replaces
+my $servers = '';
+
+for my $i (0 .. $#kinds) {
+    for my $kind (@kinds[$i .. $#kinds], @kinds[0 .. $i - 1]) {
+        my $default = $kind eq $kinds[$i] ? ' default_server' : '';
+        my $zone = $servers ? 'ftp' : 'ftp:1m';
+
+        $servers .= <<"EOF";
+    server {
+        listen 127.0.0.1:${\$t->port($i)} ssl$default;
+        server_name $kind.example;
+        ftp_ctrl zone=$zone min_port=${\$t->port(20)} max_port=${\$t->port(39)};
+        proxy_pass ${\$server{$kind}->at};
+        $server_conf{$kind}
+    }
+EOF
+    }
+}
+
+$t->run(<<"EOF");
+    $certificates
+$servers
+    server {
+        listen 127.0.0.1:${\$t->range(20, 39)};
+        ftp_data zone=ftp;
+    }
+EOF
+
+my $legs = Test::Nginx::FtpLegs->new($t,
+    serve => { cert => $cert },
+    ports => { implicit => 0 },
+);
+
+for my $i (0 .. $#kinds) {
+    for my $kind (@kinds, 'none') {
+        my $name = "$kind in front of $kinds[$i]";
+        my $to = $kind eq 'none' ? $kinds[$i] : $kind;
+
+        my ($c, $s) = $legs->session('implicit', port => $i,
+            server => $server{$to}, plain => $to eq 'plain',
+            serve  => { explicit => $to eq 'explicit' },
+            client => $kind eq 'none' ? {} : { name => "$kind.example" });
+
+        if ($to eq 'plain') {
+            is($t->dialog($c, $s, 'USER u' => '230 in', NOOP => '200 ok'), '',
+                "$name login");
+        } else {
+            $legs->login($c, $s, $name, '200 private');
+        }
+
+        $legs->transfers($c, $s, $name, 1, $to ne 'plain');
+    }
+}
+
+$t->done;
