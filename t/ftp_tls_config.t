@@ -131,6 +131,23 @@ my @cases = (
         qr/invalid number of arguments in "ftp_data_tls" directive/, 1],
     ['data twice', ctrl('ftp_data_tls optional; ftp_data_tls optional;')
         . data(''), qr/"ftp_data_tls" directive is duplicate/, 1],
+
+    # the other two of data connections
+
+    (map {
+        my $name = "ftp_data_tls_$_";
+
+        ["$_ optional", "$name optional;\n" . ctrl("$name required;")
+            . data("$name required;")],
+        ["$_ required", "$certificates ssl_session_cache shared:a:1m; "
+            . "$name required;\n" . ctrl('ftp_auth_tls on;') . data('')],
+        ["$_ value", ctrl("$name on;") . data(''), qr/invalid (?:"$name" )?value "on"/,
+            1],
+        ["$_ two", ctrl("$name optional required;") . data(''),
+            qr/invalid number of arguments in "$name" directive/, 1],
+        ["$_ twice", ctrl('') . data("$name optional; $name optional;"),
+            qr/"$name" directive is duplicate/, 2],
+    } 'reuse', 'close_notify'),
 );
 
 for (@cases) {
