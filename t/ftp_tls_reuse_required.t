@@ -202,6 +202,8 @@ for my $i (0 .. $#settings) {
                 if ($fresh) {
                     ($end) = transfer($c, $s, $verb, $fresh, %arg);
                     like($end, $refused, "$name $verb that of the refused");
+                } else {
+                    pass("$name $verb nothing for the refused");
                 }
 
                 # the owners can go on

@@ -86,7 +86,14 @@ sub prepare {
     my $ssl = Net::SSLeay::new($ctx);
 
     Net::SSLeay::set_connect_state($ssl);
-    Net::SSLeay::set_session($ssl, $arg{session}) if $arg{session};
+
+    if ($arg{session}) {
+        # OpenSSL never resumes a session again that has met an alert
+        my $copy = Net::SSLeay::SESSION_dup($arg{session});
+        Net::SSLeay::set_session($ssl, $copy);
+        Net::SSLeay::SESSION_free($copy);
+    }
+
     Net::SSLeay::set_tlsext_host_name($ssl, $arg{name}) if $arg{name};
 
     return _over_memory($class, $conn, $ssl, ctx => $ctx, mute => $arg{mute});
