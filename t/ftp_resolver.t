@@ -12,7 +12,7 @@ use Test::More;
 
 use lib "$FindBin::Bin/lib";
 use Test::Nginx::Ftp;
-use Test::Nginx::FtpDns;
+use Test::Nginx::FtpNames;
 
 my $t = Test::Nginx::Ftp->new;
 
@@ -23,7 +23,7 @@ my %servers = map { $_ => $t->server(addr => $_, port => $port) }
     '127.0.0.2', '127.0.0.3';
 my $dead = '127.0.0.4';
 
-my $dns = Test::Nginx::FtpDns->new(
+my $dns = Test::Nginx::FtpNames->new(
     'both.example' => ['127.0.0.2', '127.0.0.3'],
     'dead.example' => [$dead, '127.0.0.3'],
 );

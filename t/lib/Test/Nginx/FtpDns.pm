@@ -1,6 +1,7 @@
 package Test::Nginx::FtpDns;
 
-# A name server whose answers the test writes, one at a time.
+# A name server whose answers the test writes, one at a time; FtpNames answers by
+# itself.
 
 use strict;
 use warnings;
