@@ -31,7 +31,7 @@ use super::socket::{self, set_reset_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
-use crate::ports::{Host, Reservation, Ticket};
+use crate::ports::{Host, Reservation, Taken, Ticket, Verb};
 
 /// The state of a data connection.
 pub struct Data {
@@ -39,7 +39,7 @@ pub struct Data {
     port: u16,
     client: Host,
     found: Option<Ticket>,
-    taken: Option<Reservation>,
+    taken: Option<Taken>,
     /// The client's leg begins with a handshake.
     tls: bool,
     handshake: Option<Handshake>,
@@ -52,8 +52,6 @@ pub struct Data {
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
-    /// The transfer is over, and `taken` is up to date.
-    over: bool,
 }
 
 /// How a data connection ends.
@@ -88,12 +86,14 @@ impl Data {
 
     /// The reservation as the control session has described it by now.
     pub fn reservation(&self) -> Option<Reservation> {
-        let taken = self.taken?;
-        if self.over {
-            return Some(taken);
-        }
-        let fresh = self.zone()?.with(|table| table.read(taken.ticket));
-        Some(fresh.flatten().unwrap_or(taken))
+        let ticket = self.taken?.ticket;
+        self.zone()?.with(|table| table.read(ticket))?
+    }
+
+    /// The session's last transfer command, empty before.
+    fn verb(&self) -> Option<Verb> {
+        let ticket = self.taken?.ticket;
+        self.zone()?.with(|table| table.verb(ticket))?
     }
 
     /// The control session whose TLS session the client has to resume.
@@ -180,7 +180,6 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             notified: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
-            over: false,
         };
         if context::attach(s, Context::Data(Box::new(data))).is_none() {
             return NGX_ERROR as ngx_int_t;
@@ -232,10 +231,10 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
 impl Data {
     /// The server does not take the connection. Before any transfer command it has no reason of its own.
     fn blame_network(&self, log: *mut ngx_log_t) {
-        if let Some(reservation) = self.reservation()
-            && reservation.verb.as_bytes().is_empty()
+        if let (Some(taken), Some(verb)) = (self.taken, self.verb())
+            && verb.as_bytes().is_empty()
         {
-            let target = reservation.target;
+            let target = taken.target;
             ngx_log_error!(
                 NGX_LOG_ERR,
                 log,
@@ -360,10 +359,12 @@ unsafe extern "C" fn init(
             let Some(taken) = data.taken else {
                 return NGX_ERROR as ngx_int_t;
             };
-            let name = taken.name.as_bytes();
-            if !name.is_empty() {
+            if taken.tls.server
+                && let Some(reservation) = data.reservation()
+                && !reservation.name.as_bytes().is_empty()
+            {
                 // For SNI and verification it is the server that the control session is on.
-                let Some(copy) = address::bytes_in_pool(pool, name) else {
+                let Some(copy) = address::bytes_in_pool(pool, reservation.name.as_bytes()) else {
                     return NGX_ERROR as ngx_int_t;
                 };
                 (*(*s).upstream).ssl_name = copy;
@@ -445,12 +446,8 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             let Some(data) = context::data(s) else {
                 return;
             };
-            // From now on nothing is added to it.
-            data.taken = data.reservation();
-            let verb = data.taken.map(|taken| taken.verb);
-            let verb = verb.as_ref().map_or(&b""[..], |verb| verb.as_bytes());
-            let legs = Legs::of(data, verb);
-            data.over = true;
+            let verb = data.verb();
+            let legs = Legs::of(data, verb.as_ref().map_or(b"", |verb| verb.as_bytes()));
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
                 let pc = (*peer).connection;

@@ -45,8 +45,8 @@ pub use layout::{LAYOUT, LayoutError, capacity};
 pub use memory::Memory;
 pub use pick::{COOLING, PROBES};
 pub use reservation::{
-    MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Ticket,
-    Tls,
+    MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Taken,
+    Ticket, Tls, Verb,
 };
 pub use table::{Counts, ReserveError, Table};
 pub use text::Text;

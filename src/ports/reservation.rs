@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 pub const MAX_USER: usize = 64;
 /// The longest verb kept, in bytes.
 pub const MAX_VERB: usize = 8;
+/// A transfer command as it is kept.
+pub type Verb = Text<MAX_VERB>;
 /// The longest server name kept, in bytes.
 pub const MAX_NAME: usize = 128;
 /// The longest path kept, in bytes.
@@ -51,6 +53,24 @@ pub struct Reserved {
     pub ticket: Ticket,
     /// The data port, in the range that was asked for.
     pub port: u16,
+}
+
+/// What a data connection needs of the reservation that it has taken; the rest is there to be
+/// [read](super::Table::read).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Names the reservation.
+    pub ticket: Ticket,
+    /// Where the proxy connects to.
+    pub target: SocketAddr,
+    /// The address the proxy connects from.
+    pub local: Option<SocketAddr>,
+    /// The control session's id.
+    pub session: u64,
+    /// Which legs use TLS.
+    pub tls: Tls,
+    /// The TLS session that the server may resume.
+    pub kept: Option<Ticket>,
 }
 
 /// A reservation to be made.
@@ -112,7 +132,7 @@ pub struct Reservation {
     /// The user's name.
     pub user: Text<MAX_USER>,
     /// The last transfer command.
-    pub verb: Text<MAX_VERB>,
+    pub verb: Verb,
     /// Its argument.
     pub path: Text<MAX_PATH>,
     /// The server's name for TLS.

@@ -2,7 +2,9 @@
 
 use super::layout::{Layout, field, header, kept};
 use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB};
-use super::{Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Text, Ticket, Tls};
+use super::{
+    Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Taken, Text, Ticket, Tls, Verb,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// The life of a slot. It shares one word with the id, so that both change in one store.
@@ -398,13 +400,37 @@ impl<M: Memory> Slots<M> {
             verb: self.text(slot, field::VERB, texts.verb),
             path: self.text(slot, field::PATH, texts.path),
             name: self.text(slot, field::NAME, texts.name),
-            kept: match self.get(slot, field::KEPT) {
-                0 => None,
-                id => Some(Ticket {
-                    slot: texts.kept,
-                    id,
-                }),
-            },
+            kept: self.kept_for(slot, texts),
+        })
+    }
+
+    fn kept_for(&self, slot: u32, texts: Texts) -> Option<Ticket> {
+        match self.get(slot, field::KEPT) {
+            0 => None,
+            id => Some(Ticket {
+                slot: texts.kept,
+                id,
+            }),
+        }
+    }
+
+    /// The verb of a live slot.
+    pub fn verb(&self, slot: u32) -> Verb {
+        let texts = Texts::unpack(self.get(slot, field::TEXTS));
+        self.text(slot, field::VERB, texts.verb)
+    }
+
+    /// What a data connection takes of a live slot.
+    pub fn taken(&self, ticket: Ticket) -> Option<Taken> {
+        let slot = ticket.slot;
+        let texts = Texts::unpack(self.get(slot, field::TEXTS));
+        Some(Taken {
+            ticket,
+            target: self.get_packed(slot, field::TARGET).to_socket()?,
+            local: self.get_packed(slot, field::LOCAL).to_socket(),
+            session: self.session(slot),
+            tls: texts.tls,
+            kept: self.kept_for(slot, texts),
         })
     }
 

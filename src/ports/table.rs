@@ -4,7 +4,7 @@
 use super::layout::{LAYOUT, Layout, LayoutError, MAGIC, header};
 use super::reclaim::Reaper;
 use super::slot::{Packed, Slots, State};
-use super::{Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Ticket};
+use super::{Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Taken, Ticket, Verb};
 use std::ops::RangeInclusive;
 
 /// Milliseconds from one look at every slot in vain to the next.
@@ -191,20 +191,17 @@ impl<M: Memory> Table<M> {
         port: u16,
         peer: Host,
         owner: Owner,
-    ) -> Option<Reservation> {
+    ) -> Option<Taken> {
         if self.slots.state_of(ticket)? != State::Waiting || self.slots.expired(ticket.slot, now) {
             return None;
         }
-        let reservation = self.slots.read(ticket.slot)?;
-        if reservation.port != port || !reservation.peer.admits(peer) {
+        let key = self.slots.key(ticket.slot);
+        if key.port() != port || !key.peer()?.admits(peer) {
             return None;
         }
+        let taken = self.slots.taken(ticket)?;
         self.slots.hand_over(ticket.slot, ticket.id, owner);
-        Some(Reservation {
-            taken: true,
-            owner,
-            ..reservation
-        })
+        Some(taken)
     }
 
     /// Gives a waiting reservation back. Answers its port, or `None` if the ticket's reservation is gone or
@@ -264,6 +261,14 @@ impl<M: Memory> Table<M> {
         let freed = self.reclaim_all(&mut Reaper::new(now, dead, reclaimed));
         self.end();
         freed
+    }
+
+    /// The session's last transfer command, empty before; `None` if the ticket's reservation is gone.
+    pub fn verb(&self, ticket: Ticket) -> Option<Verb> {
+        match self.slots.state_of(ticket)? {
+            State::Waiting | State::Taken => Some(self.slots.verb(ticket.slot)),
+            State::Free | State::Kept => None,
+        }
     }
 
     /// Counts the slots; looks at every one.

@@ -6,6 +6,17 @@ use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
+fn as_taken(held: Reservation) -> Taken {
+    Taken {
+        ticket: held.ticket,
+        target: held.target,
+        local: held.local,
+        session: held.session,
+        tls: held.tls,
+        kept: held.kept,
+    }
+}
+
 /// What every operation should have done.
 struct Model {
     bench: Bench,
@@ -275,9 +286,10 @@ impl Model {
             .bench
             .table
             .take(self.bench.now, ticket, port, from, owner);
-        assert_eq!(taken, expected);
-        if let Some(taken) = taken {
-            self.live.insert(ticket.id, taken);
+        assert_eq!(taken, expected.map(as_taken));
+        if let Some(held) = expected {
+            assert_eq!(self.bench.table.read(ticket), expected);
+            self.live.insert(ticket.id, held);
             self.saw("taken");
         }
     }
@@ -326,6 +338,7 @@ impl Model {
         };
         let held = self.live.get(&ticket.id);
         assert_eq!(self.bench.table.read(ticket).as_ref(), held);
+        assert_eq!(self.bench.table.verb(ticket), held.map(|held| held.verb));
         assert_eq!(
             self.bench.table.is_taken(ticket),
             held.is_some_and(|held| held.taken)

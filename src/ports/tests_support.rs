@@ -234,7 +234,8 @@ impl Bench {
     pub fn connect(&mut self, port: u16, peer: &str) -> Option<Reservation> {
         let ticket = self.find(port, peer)?;
         self.table
-            .take(self.now, ticket, port, host(peer), Owner(2))
+            .take(self.now, ticket, port, host(peer), Owner(2))?;
+        self.table.read(ticket)
     }
 }
 

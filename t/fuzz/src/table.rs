@@ -3,7 +3,7 @@
 use crate::feed::{Feed, Random};
 use ngx_stream_ftp_proxy_module::ports::{
     Host, MAX_KEPT, MAX_NAME, MAX_PATH, MAX_USER, Memory, Mode, Owner, Peer, Request, Reservation,
-    ReserveError, Table, Text, Ticket, Tls, capacity,
+    ReserveError, Table, Taken, Text, Ticket, Tls, capacity,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -130,6 +130,17 @@ fn request(feed: &mut Feed<'_>, now: u64, owner: Owner, anys: bool) -> Request<'
     }
 }
 
+fn as_taken(held: &Reservation) -> Taken {
+    Taken {
+        ticket: held.ticket,
+        target: held.target,
+        local: held.local,
+        session: held.session,
+        tls: held.tls,
+        kept: held.kept,
+    }
+}
+
 /// What a reservation must be that was just made.
 fn made(ticket: Ticket, port: u16, request: &Request<'_>) -> Reservation {
     Reservation {
@@ -201,7 +212,7 @@ enum Deed {
 enum Answer {
     Reserved(Result<(Ticket, u16), ReserveError>),
     Found(Option<Ticket>),
-    Taken(Option<Reservation>),
+    Taken(Option<Taken>),
     Released(Option<u16>),
     Kept(Option<Ticket>),
     Yes(bool),
@@ -394,7 +405,7 @@ impl Model {
                 if let Some(at) = at {
                     (self.live[at].taken, self.live[at].owner) = (true, owner);
                 }
-                assert_eq!(taken, at.map(|at| self.live[at]));
+                assert_eq!(taken, at.map(|at| as_taken(&self.live[at])));
             }
             (Deed::Release(ticket), Answer::Released(port)) => {
                 let at = self.place(*ticket).filter(|at| !self.live[*at].taken);
@@ -616,6 +627,7 @@ impl Model {
         self.memory.loads.set(0);
         for held in &self.live {
             assert_eq!(self.table.read(held.ticket).as_ref(), Some(held));
+            assert_eq!(self.table.verb(held.ticket), Some(held.verb));
             assert_eq!(self.table.is_taken(held.ticket), held.taken);
         }
         let mut bytes = [0; MAX_KEPT];
@@ -704,7 +716,7 @@ fn damaged(slots: usize, feed: &mut Feed<'_>, seed: &[u8]) {
             7 => {
                 let ticket = ticket(feed);
                 ticket.map(|ticket| table.annotate(ticket, b"RETR", &TEXT));
-                ticket.map(|ticket| table.read(ticket));
+                ticket.map(|ticket| (table.read(ticket), table.verb(ticket)));
             }
             8 => {
                 let dead = &mut |owner| owner == Owner(2);
