@@ -7,7 +7,7 @@ use std::ops::Range;
 use nom::branch::alt;
 use nom::bytes::complete::take_till1;
 use nom::character::complete::{char, digit0, digit1, space0};
-use nom::combinator::{all_consuming, map_opt};
+use nom::combinator::{all_consuming, map};
 use nom::error::Error;
 use nom::multi::fold_many0;
 use nom::sequence::{delimited, preceded};
@@ -59,7 +59,7 @@ impl HostPort {
         let mut before = b'(';
         for number in [h1, h2, h3, h4, p1, p2] {
             out.push(before);
-            write_decimal(number.into(), out);
+            write_decimal(number.into(), |digit| out.push(digit));
             before = b',';
         }
         out.push(b')');
@@ -67,19 +67,13 @@ impl HostPort {
 }
 
 /// A number as FTP writes them. By hand, for it is done for every transfer.
-pub fn write_decimal(number: u16, out: &mut Vec<u8>) {
-    let mut left = number;
-    let mut divisor = 10_000;
-    let mut begun = false;
-    while divisor > 0 {
-        let digit = left / divisor;
-        begun |= digit > 0 || divisor == 1;
-        if begun {
-            out.push(b'0'.wrapping_add(digit as u8));
+pub fn write_decimal(number: u16, mut write: impl FnMut(u8)) {
+    for divisor in [10_000, 1000, 100, 10] {
+        if number >= divisor {
+            write(b'0' + (number / divisor % 10) as u8);
         }
-        left %= divisor;
-        divisor /= 10;
     }
+    write(b'0' + (number % 10) as u8);
 }
 
 /// Whether four or more numbers stand in a row anywhere: an address, whoever's it is.
@@ -214,11 +208,17 @@ fn run_of<'a>(separator: char) -> impl Parser<&'a [u8], Output = Run, Error = Er
 
 /// A decimal number; `None` where it is no octet.
 fn number(input: &[u8]) -> IResult<&[u8], Option<u8>> {
-    map_opt(digit1, |digits: &[u8]| {
-        let octet = str::from_utf8(digits).ok().filter(|text| text.len() <= 3);
-        Some(octet.and_then(|text| text.parse().ok()))
-    })
-    .parse(input)
+    map(digit1, octet).parse(input)
+}
+
+fn octet(digits: &[u8]) -> Option<u8> {
+    if digits.len() > 3 {
+        return None;
+    }
+    let value = digits.iter().fold(0, |value: u16, digit| {
+        value * 10 + u16::from(digit.wrapping_sub(b'0'))
+    });
+    value.try_into().ok()
 }
 
 #[cfg(test)]
@@ -251,7 +251,7 @@ mod tests {
     fn numbers_are_written_as_they_are_read() {
         for number in (0..=u16::MAX).step_by(7).chain([9, 10, 99, 100, 65535]) {
             let mut out = Vec::new();
-            write_decimal(number, &mut out);
+            write_decimal(number, |digit| out.push(digit));
             assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
     }

@@ -55,7 +55,7 @@ impl<'a> PassiveReply<'a> {
     pub fn write_229(&self, port: u16, out: &mut Vec<u8>) {
         let announce = |out: &mut Vec<u8>| {
             out.extend_from_slice(b"(|||");
-            write_decimal(port, out);
+            write_decimal(port, |digit| out.push(digit));
             out.extend_from_slice(b"|)");
         };
         let reads_back = |line: &[u8]| find_extended(line).is_some_and(|(found, _)| found == port);

@@ -2,12 +2,14 @@
 
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::ptr;
+use std::{ptr, slice};
 
 use libc::{AF_INET, AF_INET6, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t};
 use nginx_sys::{
-    ngx_addr_t, ngx_pcalloc, ngx_pnalloc, ngx_pool_t, ngx_sock_ntop, ngx_str_t, sockaddr,
+    ngx_addr_t, ngx_palloc, ngx_pnalloc, ngx_pool_t, ngx_sock_ntop, ngx_str_t, sockaddr,
 };
+
+use crate::ftp::host_port::write_decimal;
 
 /// The address as it is; `None` for families without ports.
 ///
@@ -98,8 +100,8 @@ pub unsafe fn in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> *mut ngx_ad
     // SAFETY: each piece of memory has the size of what is written there; a storage is as large as any
     // address.
     unsafe {
-        let addr = ngx_pcalloc(pool, size_of::<ngx_addr_t>()).cast::<ngx_addr_t>();
-        let sockaddr = ngx_pcalloc(pool, length as usize).cast::<sockaddr>();
+        let addr = ngx_palloc(pool, size_of::<ngx_addr_t>()).cast::<ngx_addr_t>();
+        let sockaddr = ngx_palloc(pool, length as usize).cast::<sockaddr>();
         let text = ngx_pnalloc(pool, MAX_TEXT).cast::<u8>();
         if addr.is_null() || sockaddr.is_null() || text.is_null() {
             return ptr::null_mut();
@@ -108,14 +110,40 @@ pub unsafe fn in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> *mut ngx_ad
         sockaddr
             .cast::<u8>()
             .copy_from_nonoverlapping(bytes, length as usize);
-        (*addr).sockaddr = sockaddr;
-        (*addr).socklen = length;
-        (*addr).name = ngx_str_t {
-            len: ngx_sock_ntop(sockaddr, length, text, MAX_TEXT, 1),
-            data: text,
+        let len = match address {
+            // By hand, for it is done for every transfer.
+            SocketAddr::V4(v4) => {
+                text.cast::<[u8; MAX_TEXT]>().write([0; MAX_TEXT]);
+                write_ipv4(v4, slice::from_raw_parts_mut(text, MAX_TEXT))
+            }
+            SocketAddr::V6(_) => ngx_sock_ntop(sockaddr, length, text, MAX_TEXT, 1),
         };
+        let name = ngx_str_t { len, data: text };
+        addr.write(ngx_addr_t {
+            sockaddr,
+            socklen: length,
+            name,
+        });
         addr
     }
+}
+
+/// Writes address and port, and says how many bytes those are.
+fn write_ipv4(address: SocketAddrV4, text: &mut [u8]) -> usize {
+    let room = text.len();
+    let mut places = text.iter_mut();
+    let mut put = |byte| {
+        if let Some(place) = places.next() {
+            *place = byte;
+        }
+    };
+    let [a, b, c, d] = address.ip().octets();
+    for (octet, behind) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b':')] {
+        write_decimal(octet.into(), &mut put);
+        put(behind);
+    }
+    write_decimal(address.port(), &mut put);
+    room - places.len()
 }
 
 #[cfg(test)]
