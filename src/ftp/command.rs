@@ -59,6 +59,9 @@ pub struct Transfer<'a> {
     pub path: &'a [u8],
 }
 
+/// Bytes of the longest verb that means anything here.
+const LONGEST: usize = "PROPPATCH".len();
+
 const TRANSFERS: [&str; 7] = ["RETR", "STOR", "STOU", "APPE", "LIST", "NLST", "MLSD"];
 
 /// Verbs that the proxy answers with 502 and that a FEAT reply must not promise.
@@ -96,11 +99,13 @@ impl<'a> Command<'a> {
         if !verb.iter().all(u8::is_ascii_graphic) {
             return Self::Malformed;
         }
-        if let Some(verb) = one_of(&TRANSFERS, verb) {
-            let path = argument;
-            return Self::Transfer(Transfer { verb, path });
-        }
-        match verb.to_ascii_uppercase().as_slice() {
+        let mut capitals = [0; LONGEST];
+        let Some(capitals) = capitals.get_mut(..verb.len()) else {
+            return Self::Other;
+        };
+        capitals.copy_from_slice(verb);
+        capitals.make_ascii_uppercase();
+        match &*capitals {
             b"PASV" | b"P@SW" => Self::Pasv,
             b"EPSV" if argument.trim_ascii().eq_ignore_ascii_case(b"ALL") => Self::Other,
             b"EPSV" => Self::Epsv,
@@ -116,9 +121,22 @@ impl<'a> Command<'a> {
             b"PBSZ" => Self::Pbsz(argument),
             b"PROT" => Self::Prot(argument),
             b"CCC" => Self::Ccc,
-            verb if one_of(&UNSAFE, verb).is_some() => Self::Unsafe,
-            verb if one_of(&HTTP, verb).is_some() => Self::Http,
-            _ => Self::Other,
+            verb => Self::of_many(verb, argument),
+        }
+    }
+
+    /// What commands of a kind have in common.
+    fn of_many(verb: &[u8], argument: &'a [u8]) -> Self {
+        if let Some(verb) = one_of(&TRANSFERS, verb) {
+            let path = argument;
+            return Self::Transfer(Transfer { verb, path });
+        }
+        if one_of(&UNSAFE, verb).is_some() {
+            return Self::Unsafe;
+        }
+        match one_of(&HTTP, verb) {
+            Some(_) => Self::Http,
+            None => Self::Other,
         }
     }
 }
