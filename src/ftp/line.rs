@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+
 /// The longest command line in bytes, its end included. Paths are at most 4,096 on Linux, and
 /// twice that in escaped or encoded form.
 pub const MAX_LINE: usize = 8192;
@@ -27,7 +29,7 @@ pub enum Line<'a> {
 impl Lines {
     /// Takes one line off the front of `input`.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Line<'a> {
-        let end = input.iter().position(|&byte| byte == b'\n');
+        let end = memchr(b'\n', input);
         let (head, tail) = input.split_at(end.map_or(input.len(), |end| end + 1));
         if self.partial.len().saturating_add(head.len()) > MAX_LINE {
             return Line::TooLong;

@@ -4,6 +4,8 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use memchr::memrchr;
+
 use super::host_port::{HostPort, find_extended, shows_an_address, write_decimal};
 
 /// The endpoint a server announces, and the line it announced it in.
@@ -109,11 +111,16 @@ fn last_line<'a>(
     reply: &'a [u8],
     parse: impl Fn(&'a [u8]) -> Option<PassiveReply<'a>>,
 ) -> Option<PassiveReply<'a>> {
-    let mut lines = reply.split(|&byte| byte == b'\n').rev();
-    lines.find_map(|line| {
+    let mut rest = reply.strip_suffix(b"\n").unwrap_or(reply);
+    loop {
+        let start = memrchr(b'\n', rest).map_or(0, |end| end + 1);
+        let (before, line) = rest.split_at(start);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        parse(without_code(line))
-    })
+        if let Some(found) = parse(without_code(line)) {
+            return Some(found);
+        }
+        rest = before.strip_suffix(b"\n")?;
+    }
 }
 
 fn without_code(line: &[u8]) -> &[u8] {

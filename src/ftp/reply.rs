@@ -9,6 +9,8 @@
 //!      '-- anything else: text of no reply, passed on
 //! ```
 
+use memchr::memchr;
+
 /// The three digits of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code([u8; 3]);
@@ -109,9 +111,12 @@ impl ReplyReader {
         loop {
             match self.phase {
                 Phase::Head => {
-                    let complete = self.read_head(input);
-                    if complete {
-                        self.phase = Phase::Begin;
+                    let peeked = self.peek_head(input);
+                    if peeked || self.read_head(input) {
+                        self.phase = match peeked {
+                            true => Phase::Rest,
+                            false => Phase::Begin,
+                        };
                         if let Some(code) = self.classify() {
                             return Some(Piece::Begin(code));
                         }
@@ -132,7 +137,7 @@ impl ReplyReader {
                     }
                 }
                 Phase::Rest => {
-                    let end = input.iter().position(|&byte| byte == b'\n');
+                    let end = memchr(b'\n', input);
                     let (text, tail) = input.split_at(end.map_or(input.len(), |end| end + 1));
                     if text.is_empty() {
                         return None;
@@ -178,6 +183,18 @@ impl ReplyReader {
 
     fn line_is_short(&self) -> bool {
         self.known().ends_with(b"\n")
+    }
+
+    /// Fills the head where the input has all of it, most often: then nothing of it need be kept back, and it goes
+    /// out with the rest of the line.
+    fn peek_head(&mut self, input: &[u8]) -> bool {
+        match input.first_chunk() {
+            Some(head) if self.len == 0 && !head.contains(&b'\n') => {
+                (self.head, self.len, self.told) = (*head, 4, 4);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Fills the head; whether it is complete.
@@ -257,6 +274,19 @@ mod tests {
         assert_eq!(
             joined(&[b"226-a\r\nb\r\n226\r\n"]),
             "<226226-a\r\nb\r\n226\r\n226>"
+        );
+    }
+
+    #[test]
+    fn line_that_comes_whole_goes_whole() {
+        assert_eq!(read(&[b"220 Hi\r\n"], true), ["<220", "220 Hi\r\n", "220>"]);
+        assert_eq!(
+            read(&[b"220 ", b"Hi\n"], true),
+            ["<220", "220 ", "Hi\n", "220>"]
+        );
+        assert_eq!(
+            read(&[b"22", b"0 Hi\n"], true),
+            ["<220", "220 ", "Hi\n", "220>"]
         );
     }
 
