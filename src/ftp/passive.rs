@@ -133,9 +133,9 @@ fn without_code(line: &[u8]) -> &[u8] {
 
 /// Words without digits, bars and colons tell nothing; most servers' are such.
 fn is_plain(words: &[u8]) -> bool {
-    let plain =
-        |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'0'..=b'9' | b':' | b'|');
-    words.iter().all(plain)
+    words
+        .iter()
+        .all(|byte| matches!(byte, b' '..=b'/' | b';'..=b'{' | b'}' | b'~'))
 }
 
 /// Words that may name an address or the port once more, in whatever form, or that clients may read in

@@ -1,7 +1,7 @@
 //! Which port of the range a reservation gets.
 
 use super::reclaim::Reaper;
-use super::slot::{Packed, State};
+use super::slot::{Packed, State, mix};
 use super::{Memory, Msec, Peer, Request, Table};
 use std::ops::RangeInclusive;
 
@@ -85,7 +85,9 @@ impl<M: Memory> Table<M> {
         let first = u64::from(*ports.start());
         let size = u64::from(*ports.end()).checked_sub(first)? + 1;
         let barred = self.barred(request, reaper, reclaim);
-        let start = random() % size;
+        // One number that nobody can guess is enough for all of a search.
+        let mut drawn = random();
+        let start = drawn % size;
         let mut best: Option<Pick> = None;
         for probe in 0..size.min(PROBES.into()) {
             if probe >= CHOICE.into() && best.is_some_and(|best| best.blemish < Blemish::Taken) {
@@ -94,7 +96,10 @@ impl<M: Memory> Table<M> {
             let offset = match probe {
                 0 => start,
                 _ if size <= PROBES.into() => (start + probe) % size,
-                _ => random() % size,
+                _ => {
+                    drawn = mix(drawn);
+                    ((u128::from(drawn) * u128::from(size)) >> 64) as u64
+                }
             };
             let port = (first + offset) as u16;
             if barred.as_ref().is_some_and(|barred| barred.bars(port)) {

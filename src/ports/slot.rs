@@ -118,14 +118,16 @@ impl Packed {
 
     /// Spreads keys over 64 bits; the top bits choose the bucket.
     pub fn hash(self, seed: u64) -> u64 {
-        self.0.into_iter().fold(seed, |hash, word| {
-            // The finalizer of the SplitMix64 generator: every bit depends on every bit.
-            let mut x = (hash ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-            x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            x ^ x >> 31
-        })
+        self.0.into_iter().fold(seed, |hash, word| mix(hash ^ word))
     }
+}
+
+/// A step of the SplitMix64 generator: every bit depends on every bit.
+pub(super) fn mix(word: u64) -> u64 {
+    let mut x = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
 }
 
 /// Mode, TLS and text lengths in one word.

@@ -287,10 +287,7 @@ impl Session {
     pub fn from_server(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
         let mut rest = input;
         while !self.handshaking {
-            let withhold = self.queue.awaits_feat()
-                || self.queue.awaits_passive_next()
-                || self.queue.awaits_own_next();
-            match self.reader.next(&mut rest, withhold) {
+            match self.reader.next(&mut rest, self.queue.withholds_next()) {
                 Some(Piece::Begin(code)) => self.begin(code),
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
                 Some(Piece::End(code)) => self.end(code, actions),

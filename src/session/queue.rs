@@ -91,6 +91,14 @@ impl Queue {
         self.entries.iter().any(passive)
     }
 
+    /// Whether the next reply may not go out as it comes.
+    pub fn withholds_next(&self) -> bool {
+        matches!(
+            self.next_command(),
+            Some(Expected::Feat | Expected::Passive(_) | Expected::OwnPbsz | Expected::OwnProt)
+        )
+    }
+
     /// Whether the next reply answers FEAT.
     pub fn awaits_feat(&self) -> bool {
         self.next_command() == Some(Expected::Feat)
