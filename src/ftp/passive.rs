@@ -133,9 +133,10 @@ fn without_code(line: &[u8]) -> &[u8] {
 
 /// Words without digits, bars and colons tell nothing; most servers' are such.
 fn is_plain(words: &[u8]) -> bool {
-    words
-        .iter()
-        .all(|byte| matches!(byte, b' '..=b'/' | b';'..=b'{' | b'}' | b'~'))
+    // All at once, without a branch for each byte.
+    words.iter().fold(true, |plain, byte| {
+        plain & matches!(byte, b' '..=b'/' | b';'..=b'{' | b'}' | b'~')
+    })
 }
 
 /// Words that may name an address or the port once more, in whatever form, or that clients may read in

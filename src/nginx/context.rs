@@ -92,22 +92,23 @@ pub unsafe fn hidden<T>(s: *mut ngx_stream_session_t, work: impl FnOnce() -> T) 
 ///
 /// `s` is alive and has none yet.
 pub unsafe fn attach(s: *mut ngx_stream_session_t, context: Context) -> Option<()> {
-    // SAFETY: the pool lives as long as the connection; the cleanup runs once, when it is destroyed.
+    // SAFETY: the pool lives as long as the connection, and what comes with the cleanup has room for the context
+    // and is aligned for pointers; the cleanup runs once, when the pool is destroyed.
     unsafe {
-        let cleanup = ngx_pool_cleanup_add((*(*s).connection).pool, 0).as_mut()?;
-        let context = Box::into_raw(Box::new(context));
+        let pool = (*(*s).connection).pool;
+        let cleanup = ngx_pool_cleanup_add(pool, size_of::<Context>()).as_mut()?;
+        cleanup.data.cast::<Context>().write(context);
         cleanup.handler = Some(detach);
-        cleanup.data = context.cast();
-        *(*s).ctx.add(module::ctx_index()) = context.cast();
+        *(*s).ctx.add(module::ctx_index()) = cleanup.data;
     }
     Some(())
 }
 
 unsafe extern "C" fn detach(data: *mut c_void) {
-    // SAFETY: `attach` made it of a box, and nobody uses it once the pool is being destroyed.
-    let context = unsafe { Box::from_raw(data.cast::<Context>()) };
+    // SAFETY: `attach` wrote it, and nobody uses it once the pool is being destroyed.
+    let context = unsafe { data.cast::<Context>().read() };
     let log = context.log();
-    guarded(log, (), || match *context {
+    guarded(log, (), || match context {
         Context::Control(mut control) => control.finish(),
         Context::Data(mut data) => data.finish(),
     });

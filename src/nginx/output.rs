@@ -1,5 +1,6 @@
 //! Buffer chains that the filter sends: one batch for each call, memory only while bytes are on their way.
 
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::ptr;
 
@@ -15,8 +16,13 @@ use super::input::HELD;
 /// much memory and not all there is.
 pub const LIMIT: usize = 16_384;
 
-/// Bytes that a batch has room for at first.
-const FIRST_BATCH: usize = 256;
+/// Bytes of a batch whose memory is kept for the next.
+const LARGEST_SPARE: usize = 4096;
+
+thread_local! {
+    /// Memory of the last batch, of whatever session: nearly all are sent at once.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// What goes to one side.
 pub struct Output {
@@ -42,8 +48,8 @@ impl Output {
     /// Adds to the batch.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.batch.capacity() == 0 {
-            // One allocation does for most replies.
-            self.batch.reserve(bytes.len().max(FIRST_BATCH));
+            self.batch = SPARE.take();
+            self.batch.reserve(bytes.len());
         }
         self.batch.extend_from_slice(bytes);
     }
@@ -164,7 +170,10 @@ unsafe fn release(buf: &mut ngx_buf_t) {
     // SAFETY: start and end are those of a vector that was forgotten in `link`.
     unsafe {
         let capacity = buf.end.offset_from_unsigned(buf.start);
-        drop(Vec::from_raw_parts(buf.start, 0, capacity));
+        let batch = Vec::from_raw_parts(buf.start, 0, capacity);
+        if capacity <= LARGEST_SPARE {
+            SPARE.set(batch);
+        }
     }
     buf.start = ptr::null_mut();
     buf.end = ptr::null_mut();
