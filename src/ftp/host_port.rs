@@ -9,7 +9,6 @@ use nom::bytes::complete::take_till1;
 use nom::character::complete::{char, digit0, digit1, space0};
 use nom::combinator::{all_consuming, map};
 use nom::error::Error;
-use nom::multi::fold_many0;
 use nom::sequence::{delimited, preceded};
 use nom::{IResult, Parser};
 
@@ -158,13 +157,12 @@ struct Run {
 }
 
 impl Run {
-    fn push(mut self, number: Option<u8>) -> Self {
+    fn push(&mut self, number: Option<u8>) {
         match (self.octets.get_mut(self.count), number) {
             (Some(place), Some(octet)) => *place = octet,
             _ => self.overflow = true,
         }
         self.count = self.count.saturating_add(1);
-        self
     }
 
     fn host_port(&self) -> Option<HostPort> {
@@ -195,14 +193,16 @@ fn runs(text: &[u8]) -> impl Iterator<Item = (Run, Range<usize>)> {
 
 fn run_of<'a>(separator: char) -> impl Parser<&'a [u8], Output = Run, Error = Error<&'a [u8]>> {
     move |input: &'a [u8]| {
-        let (rest, first) = number(input)?;
+        let mut run = Run::default();
+        let (mut rest, first) = number(input)?;
+        run.push(first);
         let comma = delimited(space0, char(separator), space0);
-        fold_many0(
-            preceded(comma, number),
-            || Run::default().push(first),
-            Run::push,
-        )
-        .parse(rest)
+        let mut next = preceded(comma, number);
+        while let Ok((after, number)) = next.parse(rest) {
+            run.push(number);
+            rest = after;
+        }
+        Ok((rest, run))
     }
 }
 
@@ -212,13 +212,15 @@ fn number(input: &[u8]) -> IResult<&[u8], Option<u8>> {
 }
 
 fn octet(digits: &[u8]) -> Option<u8> {
-    if digits.len() > 3 {
-        return None;
-    }
-    let value = digits.iter().fold(0, |value: u16, digit| {
-        value * 10 + u16::from(digit.wrapping_sub(b'0'))
-    });
-    value.try_into().ok()
+    let [hundreds, tens, ones] = match *digits {
+        [c] => [b'0', b'0', c],
+        [b, c] => [b'0', b, c],
+        [a, b, c] => [a, b, c],
+        _ => return None,
+    };
+    let value = |digit: u8| u16::from(digit.wrapping_sub(b'0'));
+    let number = value(hundreds) * 100 + value(tens) * 10 + value(ones);
+    number.try_into().ok()
 }
 
 #[cfg(test)]
