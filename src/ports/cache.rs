@@ -163,9 +163,13 @@ impl<M: Memory> Table<M> {
             .store(header::FREE_TAIL, pack_link(Some(slot)));
     }
 
-    /// Takes a FREE slot out of the free list and out of the index, before its key changes.
-    pub(super) fn detach(&mut self, slot: u32) {
+    /// Takes a FREE slot out of the free list.
+    pub(super) fn unlist(&mut self, slot: u32) {
         self.remove(FREE, slot);
+    }
+
+    /// Takes a slot out of the index, before its key changes.
+    pub(super) fn unindex(&mut self, slot: u32) {
         let key = self.slots.key(slot);
         if key.peer().is_some() {
             let head = self.bucket(key);

@@ -71,7 +71,8 @@ impl<M: Memory> Table<M> {
         }
         let slot = self.oldest_free()?;
         let id = self.slots.new_id()?;
-        self.detach(slot);
+        self.unlist(slot);
+        self.unindex(slot);
         self.slots.keep(slot, id, owner, next, bytes);
         self.count(slot, true);
         Some(Ticket { slot, id })

@@ -127,10 +127,16 @@ impl<M: Memory> Table<M> {
         let free = pick.slot.or_else(|| self.oldest_free());
         let slot = free.ok_or(ReserveError::NoSlot)?;
         let id = self.slots.new_id().ok_or(ReserveError::NoSlot)?;
-        self.detach(slot);
-        self.slots
-            .fill(slot, id, Packed::key(pick.port, request.peer), request);
-        self.index(slot);
+        let key = Packed::key(pick.port, request.peer);
+        self.unlist(slot);
+        // A slot of the same key stays in the index where it is: other workers have that in their caches.
+        if pick.slot.is_none() {
+            self.unindex(slot);
+        }
+        self.slots.fill(slot, id, key, request);
+        if pick.slot.is_none() {
+            self.index(slot);
+        }
         self.count(slot, true);
         Ok(Reserved {
             ticket: Ticket { slot, id },
