@@ -12,6 +12,7 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_AGAIN, NGX_ERROR, NGX_LOG_ERR, NGX_OK, NGX_PROXY_PROTOCOL_MAX_HEADER,
     NGX_STREAM_UPSTREAM_NOTIFY_CONNECT, ngx_add_timer, ngx_connection_t, ngx_delete_posted_event,
@@ -20,7 +21,6 @@ use nginx_sys::{
     ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_proxy_protocol_write,
     ngx_resolver_ctx_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
-use ngx::ngx_log_error;
 
 use super::context;
 use super::guard::guarded;

@@ -4,11 +4,11 @@
 use std::fmt::Display;
 use std::ptr;
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_LOG_EMERG, NGX_LOG_WARN, ngx_conf_t, ngx_inet_get_port, ngx_stream_conf_ctx_t,
     ngx_stream_core_srv_conf_t, sockaddr,
 };
-use ngx::ngx_log_error;
 
 use super::auth;
 use super::conf::{MIXED, MainConf, SrvConf, UNSET};

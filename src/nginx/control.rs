@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::slice;
 
+use super::log::ngx_log_error;
 use libc::{SO_OOBINLINE, SOL_SOCKET};
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_FORBIDDEN, ngx_add_timer,
@@ -16,7 +17,6 @@ use nginx_sys::{
     ngx_posted_events, ngx_stream_filter_pt, ngx_stream_session_t, ngx_stream_top_filter,
     ngx_uint_t,
 };
-use ngx::ngx_log_error;
 
 use super::auth::Auth;
 use super::conf::SrvConf;

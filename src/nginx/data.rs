@@ -13,13 +13,13 @@
 use std::ffi::c_void;
 use std::{fmt, ptr};
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_FORBIDDEN, SSL_SESSION, ngx_addr_t, ngx_conf_t, ngx_int_t, ngx_log_t,
     ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
     ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
 };
-use ngx::ngx_log_error;
 
 use super::address;
 use super::conf::SrvConf;

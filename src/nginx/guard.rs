@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 
+use super::log::ngx_log_error;
 use nginx_sys::{NGX_LOG_ALERT, ngx_log_t};
-use ngx::ngx_log_error;
 
 thread_local! {
     /// What the last panic said and where it was.

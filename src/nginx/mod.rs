@@ -23,6 +23,7 @@
 //! | `context` | what hangs on an nginx session |
 //! | `address` | `sockaddr` in and out |
 //! | `socket` | questions to sockets: peers, the original destination |
+//! | `log` | lines in the log, out of the way
 //! | `guard` | no panic leaves an entry point |
 
 mod address;
@@ -35,6 +36,7 @@ mod data;
 mod guard;
 mod input;
 mod linger;
+mod log;
 mod module;
 mod output;
 mod outside;

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ptr;
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, ngx_buf_t, ngx_connection_t, ngx_handle_write_event,
     ngx_int_t, ngx_log_t, ngx_stream_session_t, ngx_stream_upstream_t,
 };
-use ngx::ngx_log_error;
 
 use super::conf::SrvConf;
 use super::context;
@@ -167,16 +167,22 @@ impl Outside {
 
     /// An error if the machine has asked for the end.
     pub fn close_if_asked(&mut self) -> Result<(), Ended> {
-        if !self.closing {
-            return Ok(());
+        match self.closing {
+            true => Err(self.drain_client()),
+            false => Ok(()),
         }
+    }
+
+    /// Shuts the client's connection down and reads what it has sent.
+    #[cold]
+    fn drain_client(&mut self) -> Ended {
         // Unread bytes make the kernel send a reset, which may overtake our last reply.
         let mut scrap = [0u8; 4096];
         // SAFETY: the socket is open and does not block; the buffer has the length that is told.
         unsafe {
             let c = (*self.s).connection;
             if !(*c).ssl.is_null() || (*c).buffered() & !HELD != 0 {
-                return Err(Ended);
+                return Ended;
             }
             let fd = (*c).fd;
             libc::shutdown(fd, libc::SHUT_WR);
@@ -186,7 +192,7 @@ impl Outside {
                 }
             }
         }
-        Err(Ended)
+        Ended
     }
 
     /// The zone of its server.

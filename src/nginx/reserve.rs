@@ -4,11 +4,11 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, ngx_cidr_match, ngx_int_t, ngx_str_t,
     ngx_stream_complex_value,
 };
-use ngx::ngx_log_error;
 
 use super::conf::ipv4;
 use super::outside::Outside;

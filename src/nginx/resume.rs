@@ -74,6 +74,7 @@ impl Resumable {
     /// # Safety
     ///
     /// `pc` is open.
+    #[inline(never)] // The secret's buffer is not for the stack of those without TLS.
     pub unsafe fn keep(&mut self, pc: *mut ngx_connection_t, zone: &Zone) -> Option<Ticket> {
         // SAFETY: the connection has its session as long as its TLS.
         unsafe {

@@ -8,13 +8,13 @@ use std::io;
 use std::mem::{self, MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 
+use super::log::ngx_log_error;
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
 use nginx_sys::{
     NGX_LOG_NOTICE, NGX_OK, SSL_has_pending, ngx_connection_local_sockaddr, ngx_connection_t,
     ngx_cycle_t, ngx_int_t, ngx_listening_t, ngx_log_t, ngx_stream_init_connection,
     ngx_stream_port_t,
 };
-use ngx::ngx_log_error;
 
 use super::address;
 use super::check;

@@ -6,6 +6,7 @@
 
 use std::ffi::c_void;
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR,
     SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_cert_cb,
@@ -15,7 +16,6 @@ use nginx_sys::{
     ngx_stream_core_run_phases, ngx_stream_finalize_session, ngx_stream_handler_pt,
     ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t, ngx_uint_t,
 };
-use ngx::ngx_log_error;
 
 use super::context::{self, Context};
 use super::guard::guarded;

@@ -8,13 +8,13 @@ use std::ops::RangeInclusive;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_ALERT, NGX_LOG_EMERG, NGX_LOG_INFO, NGX_OK, ngx_current_msec, ngx_cycle_t,
     ngx_int_t, ngx_log_t, ngx_pagesize, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t, ngx_str_t,
     ngx_uint_t,
 };
 use ngx::core::SlabPool;
-use ngx::ngx_log_error;
 
 use crate::ports::{self, Memory, Msec, Owner, Reservation, Table};
 

@@ -82,9 +82,38 @@ impl<M: Memory> Table<M> {
         reaper: &mut Reaper<'_>,
         reclaim: Reclaim<M>,
     ) -> Option<Pick> {
+        let (hosts, _) = self.hosts_and_anys();
+        match request.peer == Peer::Any && hosts != 0 {
+            true => self.probe_around_hosts(request, ports, random, reaper, reclaim),
+            false => self.probe_ports(request, ports, random, reaper, reclaim, None),
+        }
+    }
+
+    #[cold]
+    #[inline(never)] // Barred ports are not for the stack of every other search.
+    fn probe_around_hosts(
+        &mut self,
+        request: &Request<'_>,
+        ports: &RangeInclusive<u16>,
+        random: &mut dyn FnMut() -> u64,
+        reaper: &mut Reaper<'_>,
+        reclaim: Reclaim<M>,
+    ) -> Option<Pick> {
+        let barred = self.barred(reaper, reclaim);
+        self.probe_ports(request, ports, random, reaper, reclaim, Some(&barred))
+    }
+
+    fn probe_ports(
+        &mut self,
+        request: &Request<'_>,
+        ports: &RangeInclusive<u16>,
+        random: &mut dyn FnMut() -> u64,
+        reaper: &mut Reaper<'_>,
+        reclaim: Reclaim<M>,
+        barred: Option<&Barred>,
+    ) -> Option<Pick> {
         let first = u64::from(*ports.start());
         let size = u64::from(*ports.end()).checked_sub(first)? + 1;
-        let barred = self.barred(request, reaper, reclaim);
         // One number that nobody can guess is enough for all of a search.
         let mut drawn = random();
         let start = drawn % size;
@@ -102,7 +131,7 @@ impl<M: Memory> Table<M> {
                 }
             };
             let port = (first + offset) as u16;
-            if barred.as_ref().is_some_and(|barred| barred.bars(port)) {
+            if barred.is_some_and(|barred| barred.bars(port)) {
                 continue;
             }
             let Some(pick) = self.examine(port, request, reaper, reclaim) else {
@@ -187,16 +216,7 @@ impl<M: Memory> Table<M> {
     /// For a reservation that anybody may use: the ports of all others. The index cannot be asked for those,
     /// so this looks at every slot, but only after a reload that turned the peer check off and until the last
     /// reservation from before has ended.
-    fn barred(
-        &mut self,
-        request: &Request<'_>,
-        reaper: &mut Reaper<'_>,
-        reclaim: Reclaim<M>,
-    ) -> Option<Barred> {
-        let (hosts, _) = self.hosts_and_anys();
-        if request.peer != Peer::Any || hosts == 0 {
-            return None;
-        }
+    fn barred(&mut self, reaper: &mut Reaper<'_>, reclaim: Reclaim<M>) -> Barred {
         let mut barred = Barred([0; 1024]);
         for slot in 0..self.slots.layout.slots {
             reclaim(self, slot, reaper);
@@ -206,6 +226,6 @@ impl<M: Memory> Table<M> {
                 barred.bar(key.port());
             }
         }
-        Some(barred)
+        barred
     }
 }
