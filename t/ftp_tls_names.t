@@ -17,7 +17,18 @@ use Test::Nginx::FtpTls;
 my $tls = 'Test::Nginx::FtpTls';
 my $t = Test::Nginx::Ftp->new;
 
-plan(skip_all => 'an address has one server') unless $t->at_least('1.25.5');
+# before, an address has one server
+unless ($t->at_least('1.25.5')) {
+    my $server = "server { listen 127.0.0.1:${\$t->port(0)}; "
+        . "ftp_ctrl zone=ftp:1m min_port=2000 max_port=2001; "
+        . "proxy_pass 127.0.0.1:${\$t->port(1)}; }\n";
+    my ($passed, $said) = $t->check($server x 2);
+
+    ok(!$passed, 'one address twice');
+    like($said, qr/duplicate "[^"]+" address and port pair/, 'and why');
+    $t->done;
+    exit;
+}
 
 my %server = map { $_ => $t->server } 'plain', 'implicit', 'explicit';
 my $certificates = $tls->certificates($t);

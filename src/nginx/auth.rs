@@ -143,6 +143,9 @@ pub unsafe extern "C" fn content(s: *mut ngx_stream_session_t) {
         let Some(proxy) = module::main_conf(s).content else {
             return;
         };
+        if let Some(control) = context::control(s) {
+            control.expect_auth();
+        }
         if outlives(s, || proxy(s)) {
             meet_peer(s);
         }

@@ -142,7 +142,8 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 auth: conf.auth_tls(),
                 implicit_tls: (*s).ssl() == 1,
                 data_tls_required: conf.data_tls_required(),
-                server_tls: stock::proxies_tls(s),
+                // Known when it is connected.
+                server_tls: false,
             }),
             outside: Outside {
                 s,
@@ -164,7 +165,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             from_client: Input::default(),
             from_server: Input::default(),
             handshake: None,
-            auth: conf.proxy_auth_tls().then(|| Box::new(Auth::new())),
+            auth: None,
             mid_line: false,
             timeout_handler: None,
         };
@@ -204,6 +205,11 @@ impl Control {
     /// The number that TLS sessions of this control session, and no other, are marked with.
     pub fn tls_context(&self) -> Option<u64> {
         self.outside.own_tls_context.then_some(self.id())
+    }
+
+    /// AUTH is to be sent to the server, which only now is known: a name in the client's hello may have chosen it.
+    pub fn expect_auth(&mut self) {
+        self.auth = Some(Box::new(Auth::new()));
     }
 
     /// Explicit TLS toward the server, if it is on.
@@ -411,6 +417,8 @@ impl Control {
             let write = (*(*self.outside.s).connection).write;
             self.timeout_handler = Some((*write).handler);
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
+            let server_tls = !(*self.outside.upstream_connection()).ssl.is_null();
+            self.machine.connected(server_tls);
             (*write).handler = Some(on_client_write);
         }
     }

@@ -225,6 +225,11 @@ impl Session {
         }
     }
 
+    /// The server is there, and nothing of it has been seen.
+    pub fn connected(&mut self, server_tls: bool) {
+        self.protection.connected(server_tls);
+    }
+
     /// The name of the last USER, empty before; [`MAX_NOTED`] bytes at most.
     pub fn user(&self) -> &[u8] {
         &self.noted.user

@@ -79,6 +79,11 @@ impl Protection {
         }
     }
 
+    /// The server's connection is there, and TLS or not.
+    pub fn connected(&mut self, tls: bool) {
+        self.server = tls;
+    }
+
     /// Data connections of the client use TLS.
     pub fn of_data(&self) -> bool {
         self.data
