@@ -60,6 +60,43 @@ pub unsafe fn install_filter() {
     unsafe {
         NEXT_FILTER = ngx_stream_top_filter;
         ngx_stream_top_filter = Some(filter);
+        IS_WHOLE = true;
+    }
+}
+
+/// The filters of the configuration in force, while another one is read.
+static mut IN_FORCE: ngx_stream_filter_pt = None;
+/// No other one is being read, nor was one given up half-way.
+static mut IS_WHOLE: bool = true;
+
+/// A configuration is being read.
+///
+/// # Safety
+///
+/// Called by the one thread that reads it.
+pub unsafe fn begin_filters() {
+    // SAFETY: nginx builds the chain anew later on.
+    unsafe {
+        if IS_WHOLE {
+            IN_FORCE = ngx_stream_top_filter;
+            IS_WHOLE = false;
+        }
+    }
+}
+
+/// A worker begins. Where a reload has failed half-way, nginx leaves the master with a chain that ends before us, and
+/// workers that are started again would inherit it.
+///
+/// # Safety
+///
+/// Called before anything is accepted.
+pub unsafe fn restore_filters() {
+    // SAFETY: what is in force was a whole chain, of modules that are still loaded.
+    unsafe {
+        let in_force = IN_FORCE;
+        if !IS_WHOLE && in_force.is_some() {
+            ngx_stream_top_filter = in_force;
+        }
     }
 }
 

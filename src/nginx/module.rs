@@ -156,6 +156,7 @@ unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         // SAFETY: this is when variables are declared, and the block's own context is in `cf`.
         let declared = unsafe {
             stock::begin_stream(cf);
+            control::begin_filters();
             variables::declare(cf)
         };
         match declared {
@@ -265,7 +266,10 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guarded(unsafe { (*cycle).log }, (), || {
         zone::become_worker();
         // SAFETY: this is a worker, before it accepts anything.
-        unsafe { zone::reclaim_all(cycle) }
+        unsafe {
+            control::restore_filters();
+            zone::reclaim_all(cycle);
+        }
     });
     NGX_OK as ngx_int_t
 }
