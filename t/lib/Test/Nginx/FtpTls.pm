@@ -349,7 +349,8 @@ sub _receive {
         }
 
         if (defined $n) {
-            $self->{end} = $tls->{notified} ? 'eof' : 'bare eof';
+            $self->{end} = $tls->{lost} ? 'reset'
+                : $tls->{notified} ? 'eof' : 'bare eof';
             return 0;
         }
 
@@ -390,7 +391,9 @@ sub _push {
         if (!defined $n) {
             return 0 if $!{EAGAIN} || $!{EINTR};
 
-            # what the other side sent before is still to be read
+            # what the other side sent before is still to be read, but not the
+            # reset, which the kernel has told now
+            $tls->{lost} = 1 if $!{ECONNRESET};
             return;
         }
 
