@@ -352,41 +352,71 @@ for my $version (1.2, 1.3) {
 
 # ---- no room in the zone: it goes without
 
-{
+my $tiny = $legs{implicit};
+
+# Sessions in that worker, until one does not resume: all of them, and that one.
+sub fill_zone {
+    my ($worker, $name) = @_;
+
+    my $context = $tls->context(cert => $cert{server}, version => 1.3);
     my @all;
 
     for my $i (1 .. 60) {
-        my $context = $all[0] ? $all[0][3]{context} : undef;
-        my ($c2, $s2, @serve) = session($legs{implicit}, 'plain', "tiny $i", 1.3,
-            'tickets', port => 7, context => $context);
-        push @all, [$c2, $s2, @serve];
+        my ($c, $s, @serve) = $t->only_worker($worker, sub {
+            session($tiny, 'plain', "$name $i", undef, undef, port => 7,
+                context => $context) });
 
-        # a port is reserved for a moment: that is when it is kept
-        my $got = resumed($legs{implicit}, $c2, $s2, "tiny $i", 'plain',
+        # it is kept when a port is reserved
+        my $resumed = resumed($tiny, $c, $s, "$name $i", 'plain',
             @{ $kinds[$i % 4] }, @serve);
 
-        last if !$got;
+        return (\@all, [$c, $s, @serve]) if !$resumed;
+
+        push @all, [$c, $s, @serve];
     }
 
-    cmp_ok(scalar @all, '<', 60, 'the zone is full at some time');
-    cmp_ok(scalar @all, '>', 1, 'and not at once');
+    die "the zone is never full\n";
+}
 
-    # those who have theirs keep it, others go on without
-    my ($c, $s, @serve) = @{ $all[0] };
-    is(resumed($legs{implicit}, $c, $s, 'tiny first', 'plain', @$_, @serve), 1,
-        'first keeps') for @kinds;
-    ($c, $s, @serve) = @{ pop @all };
-    is(resumed($legs{implicit}, $c, $s, 'tiny last', 'plain', @$_, @serve), 0,
-        'last goes without') for @kinds;
+sub tiny_resumes {
+    my ($session, $resumed, $name) = @_;
 
-    # room again when they are gone
-    for (@all) {
+    my ($c, $s, @serve) = @$session;
+
+    is(resumed($tiny, $c, $s, $name, 'plain', @$_, @serve), $resumed, $name)
+        for @kinds;
+
+    return;
+}
+
+my ($worker) = $t->workers;
+
+{
+    my ($all, $last) = fill_zone($worker, 'tiny');
+
+    cmp_ok(scalar @$all, '>', 3, 'some have room');
+    tiny_resumes($all->[0], 1, 'the first keeps its own');
+    tiny_resumes($last, 0, 'the last goes without');
+
+    # room again when others are gone
+    for (@$all) {
         $_->[0]->close;
         $_->[1]->rest;
     }
-    @all = ();
-    is(resumed($legs{implicit}, $c, $s, 'tiny room', 'plain', @$_, @serve), 1,
-        'room again') for @kinds;
+
+    tiny_resumes($last, 1, 'room again');
+}
+
+# a worker that is killed leaves nothing
+
+{
+    my ($all, $last) = fill_zone($worker, 'killed');
+    my $new = $t->kill_worker($worker);
+
+    ok($_->[0]->ended, 'killed ends') for @$all, $last;
+
+    my ($others) = fill_zone($new, 'after the killed');
+    is(scalar @$others, scalar @$all, 'all of its room again');
 }
 
 # ---- reload
@@ -416,4 +446,4 @@ for my $version (1.2, 1.3) {
         worker => $_), 1, "$name new worker") for @new;
 }
 
-$t->done;
+$t->done(allow => qr/worker process \d+ exited on signal 9/);
