@@ -159,8 +159,6 @@ sub transfer {
 my $taken = 'secret eof';
 my $refused = qr/\A (?:reset|alert) reset\z|\A reset (?:reset|alert)\z/;
 
-my $line = 0;
-
 for my $i (0 .. $#settings) {
     my ($setting) = @{ $settings[$i] };
 
