@@ -61,9 +61,42 @@ EOF
     }
 }
 
+# private data only, by the name's server and not by the address's
+
+my $named = <<"EOF";
+    server {
+        listen 127.0.0.1:${\$t->port(9)} ssl default_server;
+        ftp_ctrl zone=ftp;
+        proxy_pass ${\$server{plain}->at};
+    }
+
+    server {
+        listen 127.0.0.1:${\$t->port(9)} ssl;
+        server_name private.example;
+        ftp_ctrl zone=ftp;
+        ftp_data_tls required;
+        proxy_pass ${\$server{plain}->at};
+    }
+EOF
+
+# what counts before the hello must not depend on it
+
+for my $early ('ftp_auth_tls on;', 'ftp_data_tls_reuse required;') {
+    my $at = "listen 127.0.0.1:${\$t->port(9)} ssl; $certificates "
+        . "ftp_ctrl zone=ftp:1m min_port=2000 max_port=2001; "
+        . "proxy_pass 127.0.0.1:${\$t->port(8)};";
+    my ($passed, $said) = $t->check("server { $at }\n"
+        . "server { $at server_name x.example; $early }\n");
+
+    ok(!$passed, "$early differs");
+    like($said, qr/servers of one address must have the same "ftp_auth_tls"/,
+        "$early and why");
+}
+
 $t->run(<<"EOF");
     $certificates
 $servers
+$named
     server {
         listen 127.0.0.1:${\$t->range(20, 39)};
         ftp_data zone=ftp;
@@ -94,6 +127,15 @@ for my $i (0 .. $#kinds) {
 
         $legs->transfers($c, $s, $name, 1, $to ne 'plain');
     }
+}
+
+for my $name ('', 'private.example') {
+    my ($c, $s) = $legs->session('implicit', port => 9,
+        server => $server{plain}, plain => 1,
+        client => $name ? { name => $name } : {});
+
+    $c->send("PROT C\r\n");
+    like($c->line, $name ? qr/^534 / : qr/^200 /, "PROT C of '$name'");
 }
 
 $t->done;

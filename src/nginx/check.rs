@@ -214,6 +214,15 @@ unsafe fn check_listen(cf: *mut ngx_conf_t, listen: &Listen) -> Option<()> {
                 "servers of one address must have the same \"ftp_ctrl\" or \"ftp_data\" zone",
             );
         }
+        // Both count before the client's hello has named a server.
+        let early = |conf: &SrvConf| (conf.auth_tls(), conf.tls_reuse_required());
+        if conf.is_control() && early(conf) != early(default) {
+            return wrong(
+                cf,
+                conf,
+                "servers of one address must have the same \"ftp_auth_tls\" and \"ftp_data_tls_reuse\"",
+            );
+        }
         let name = match (conf.is_control(), conf.is_data()) {
             (true, _) => "ftp_ctrl",
             (_, true) => "ftp_data",

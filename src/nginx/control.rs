@@ -178,8 +178,8 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 client_is_ipv4: over_ipv4,
                 auth: conf.auth_tls(),
                 implicit_tls: (*s).ssl() == 1,
-                data_tls_required: conf.data_tls_required(),
-                // Known when it is connected.
+                // What a name in the client's hello decides is known when the server is connected.
+                data_tls_required: false,
                 server_tls: false,
             }),
             outside: Outside {
@@ -455,7 +455,8 @@ impl Control {
             self.timeout_handler = Some((*write).handler);
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
             let server_tls = !(*self.outside.upstream_connection()).ssl.is_null();
-            self.machine.connected(server_tls);
+            let data_tls_required = self.outside.conf().data_tls_required();
+            self.machine.connected(server_tls, data_tls_required);
             (*write).handler = Some(on_client_write);
         }
     }

@@ -226,8 +226,8 @@ impl Session {
     }
 
     /// The server is there, and nothing of it has been seen.
-    pub fn connected(&mut self, server_tls: bool) {
-        self.protection.connected(server_tls);
+    pub fn connected(&mut self, server_tls: bool, data_tls_required: bool) {
+        self.protection.connected(server_tls, data_tls_required);
     }
 
     /// The name of the last USER, empty before; [`MAX_NOTED`] bytes at most.

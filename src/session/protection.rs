@@ -80,8 +80,8 @@ impl Protection {
     }
 
     /// The server's connection is there, and TLS or not.
-    pub fn connected(&mut self, tls: bool) {
-        self.server = tls;
+    pub fn connected(&mut self, tls: bool, data_required: bool) {
+        (self.server, self.data_required) = (tls, data_required);
     }
 
     /// Data connections of the client use TLS.
