@@ -122,19 +122,20 @@ nginx_tree_128() {
 # nginx_tree_valgrind: the same, but with a malloc for each piece of a pool, so that valgrind sees them.
 nginx_tree_valgrind() { nginx_tree_128 -valgrind -DNGX_DEBUG_PALLOC=1; }
 
-# peer_server vsftpd|proftpd|pure-ftpd: prints the folder of the unpacked Debian package: nothing of it is
-# installed or started (vsftpd and proftpd conflict); the libraries it needs are installed.
+# peer_server vsftpd|proftpd|pure-ftpd: prints the folder of the unpacked Debian packages: nothing of them is
+# installed or started (vsftpd and proftpd conflict); the libraries they need are installed.
 peer_server() {
-    local package=${1/%proftpd/proftpd-core} dir=$out/peers/$1 libraries
-    if [ ! -e "$dir/unpacked" ]; then
+    local packages=("$1") dir=$out/peers/$1 deb libraries
+    [ "$1" != proftpd ] || packages=(proftpd-core proftpd-mod-crypto)
+    if [ "$(cat "$dir/unpacked" 2>/dev/null)" != "${packages[*]}" ]; then
         rm -rf "$dir"
         mkdir -p "$dir/deb"
-        (cd "$dir/deb" && apt apt-get download -o APT::Sandbox::User=root "$package")
-        dpkg -x "$dir"/deb/*.deb "$dir"
-        touch "$dir/unpacked"
+        (cd "$dir/deb" && apt apt-get download -o APT::Sandbox::User=root "${packages[@]}")
+        for deb in "$dir"/deb/*.deb; do dpkg -x "$deb" "$dir"; done
+        printf '%s\n' "${packages[*]}" >"$dir/unpacked"
     fi
-    mapfile -t libraries < <(dpkg-deb -f "$dir"/deb/*.deb Pre-Depends Depends | tr ',' '\n' |
-        sed -nE 's/^(Pre-Depends:|Depends:)? *(lib[^ |(:]+).*/\2/p')
+    mapfile -t libraries < <(for deb in "$dir"/deb/*.deb; do dpkg-deb -f "$deb" Pre-Depends Depends; done |
+        tr ',' '\n' | sed -nE 's/^(Pre-Depends:|Depends:)? *(lib[^ |(:]+).*/\2/p')
     need_packages "${libraries[@]}"
     printf '%s\n' "$dir"
 }
