@@ -46,8 +46,8 @@ def announces(replies, mode, announcer):
     """What the client saw is of the asked mode, and its address and ports are those of the one it connected to."""
     found = passive_replies(replies)
     wanted = "227" if mode.command == "PASV" else "229"
-    if len(found) < 5:
-        raise Failure(f"only {len(found)} passive replies in the transcript")
+    if not found:
+        raise Failure("no passive reply in the transcript")
     for code, address, port in found:
         if code != wanted or address not in (None, announcer.address) or port not in announcer.passive:
             raise Failure(f"a {code} announced {address} port {port}")
@@ -59,12 +59,25 @@ def hides(address, transcript):
             raise Failure(f"the client has seen {secret}")
 
 
-def logged(proxy, replies, mode, steps, user):
+class Logs:
+    """What nginx has logged of a login that has ended."""
+
+    def __init__(self, proxy):
+        proxy.wait_for_control_end()
+        self.control = [line.split("|") for line in proxy.new_lines(proxy.control_log)]
+        self.data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
+        self.errors = grave(proxy.new_lines(proxy.error_log))
+
+    @property
+    def complete(self):
+        """The transfers as (version of TLS, "r" if it resumed a session) of each."""
+        return [tuple(line[6:]) for line in self.data if line[3] == "complete"]
+
+
+def logged(logs, replies, mode, steps, user):
     """nginx says the same as the client: one control session, its data connections on announced ports, none amiss."""
-    proxy.wait_for_control_end()
-    control = [line.split("|") for line in proxy.new_lines(proxy.control_log)]
-    data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
-    if bad := grave(proxy.new_lines(proxy.error_log)):
+    control, data = logs.control, logs.data
+    if bad := logs.errors:
         raise Failure("\n".join(bad))
     if len(control) != 1 or control[0][1] != user:
         raise Failure(f"control sessions: {control}")
@@ -86,6 +99,27 @@ def logged(proxy, replies, mode, steps, user):
     complete = sum(line[3] == "complete" for line in data)
     if complete < transfers or len(data) - complete > unfinished:
         raise Failure(f"{transfers} transfers, but {complete} of {len(data)} data connections are complete")
+
+
+def protected(logs, control, data):
+    """The client's legs speak the asked version of TLS, or none where that is empty."""
+    if logs.control[0][3] != control:
+        raise Failure(f"the control connection has TLS {logs.control[0][3]!r} instead of {control!r}")
+    if others := {version for version, _ in logs.complete} - {data}:
+        raise Failure(f"data connections have TLS {others} instead of {data!r}")
+
+
+def resumed(logs, which):
+    """All data connections resumed a session, the first did, or none."""
+    marks = "".join(mark for _, mark in logs.complete)
+    wanted = {"all": "r+", "first": r"r\.*", "none": r"\.+"}[which]
+    if not re.fullmatch(wanted, marks):
+        raise Failure(f"$ssl_session_reused of the data connections: {marks}")
+
+
+def refuses_clear(replies):
+    if not any(code == "534" for code, _ in replies):
+        raise Failure("no 534")
 
 
 def refuses_tls(transcript, replies):

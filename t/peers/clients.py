@@ -11,27 +11,36 @@ HERE = pathlib.Path(__file__).resolve().parent
 LIMIT = 60  # seconds for one login with all its steps
 
 EVERYTHING = frozenset(
-    "list nlst mlsd get reget put reput append rename delete mkdir rmdir missing break abort".split()
+    "list nlst mlsd get reget put reput append rename delete mkdir rmdir missing refused break abort".split()
 )
 
 
 class Session:
     """Where a client goes and how."""
 
-    def __init__(self, host, port, user, password, mode, folder, local, tls=False):
-        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; tls: AUTH first."""
+    def __init__(self, host, port, user, password, mode, folder, local, leg, private, authority):
+        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; leg: plain, wanted
+        (AUTH first, in clear if that is refused), explicit or implicit; private: PROT P, not C; authority: file."""
         self.host, self.port, self.user, self.password = host, port, user, password
-        self.mode, self.folder, self.local, self.tls = mode, folder, local, tls
+        self.mode, self.folder, self.local = mode, folder, local
+        self.leg, self.private, self.authority = leg, private, authority
         self.transcript = local / "transcript"
 
 
 class Client:
     name = None  # on the command line and in results
     lacks = frozenset()  # verbs it cannot do by design, each with its reason beside it
-    tries_tls = False  # it can try AUTH TLS and go on in clear text when it is refused
+    lacks_in_tls = frozenset()  # those that it cannot do there
+    legs = ("plain", "explicit", "implicit")  # how it can speak
+    # By version of TLS: do all data connections resume the control connection's session, or the first? Else none.
+    resumes = {}
+    clears = False  # it asks for CCC after the login, and goes on in TLS when that is refused
+    hurries = False  # it begins TLS on a data connection before it sends the transfer command
+    assumes_private = False  # in implicit TLS it sends no PROT P
+    leaves_tickets = False  # of TLS 1.3: it reads nothing while it uploads and closes with them in its socket
 
-    def verbs(self):
-        return EVERYTHING - self.lacks
+    def verbs(self, leg):
+        return EVERYTHING - self.lacks - (frozenset() if leg == "plain" else self.lacks_in_tls)
 
     def run(self, session, steps):
         """Returns the exit status, None if it hung; all that the client said is in session.transcript."""
@@ -60,10 +69,14 @@ class Lftp(Client):
             "abort",
         }
     )
-    tries_tls = True
+    legs = ("plain", "wanted", "explicit", "implicit")
+    resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
+    leaves_tickets = True
 
     def command(self, session, steps):
         yes = {True: "yes", False: "no"}
+        scheme = "ftps" if session.leg == "implicit" else "ftp"
+        host = f"[{session.host}]" if ":" in session.host else session.host
         script = [
             "debug 9",
             "set cmd:fail-exit yes",
@@ -71,13 +84,17 @@ class Lftp(Client):
             "set net:max-retries 1",
             "set ftp:passive-mode yes",
             f"set ftp:prefer-epsv {yes[session.mode == 'EPSV']}",
-            f"set ftp:ssl-allow {yes[session.tls]}",
-            "set ssl:verify-certificate no",
+            f"set ftp:ssl-allow {yes[session.leg != 'plain']}",
+            f"set ftp:ssl-allow-anonymous {yes[session.leg != 'plain']}",
+            f"set ftp:ssl-force {yes[session.leg in ('explicit', 'implicit')]}",
+            f"set ftp:ssl-protect-data {yes[session.private]}",
+            f"set ftp:ssl-protect-list {yes[session.private]}",
+            f"set ssl:ca-file {quoted(str(session.authority))}",
             "set ftp:fix-pasv-address no",  # else it connects to the control connection's address
             "set ftp:use-mlsd yes",
             "set ftp:use-stat no",
             "set xfer:clobber yes",
-            f"open -u {session.user},{session.password} -p {session.port} {session.host}",
+            f"open -u {session.user},{session.password} {scheme}://{host}:{session.port}",
             f"cd {quoted(session.folder)}",
         ]
         return ["lftp", "-f", "/dev/stdin"], "\n".join(script + [self.line(*step) for step in steps]) + "\n"
@@ -97,6 +114,7 @@ class Lftp(Client):
             "reget": f"get -c -- {one} -o {two}",
             "put": f"put -- {one} -o {two}",
             "reput": f"put -c -- {one} -o {two}",
+            "refused": f"put -- {one} -o {two} || echo refused",
             "rename": f"mv {dotted(one)} {dotted(two)}",
             "delete": f"rm -- {one}",
             "mkdir": f"mkdir -- {one}",
@@ -117,7 +135,10 @@ class Curl(Client):
             "abort",
         }
     )
-    tries_tls = True
+    legs = ("plain", "wanted", "explicit", "implicit")
+    hurries = True
+    # OpenSSL uses a session of TLS 1.3 once, and curl makes no copy.
+    resumes = {"TLSv1.2": "all", "TLSv1.3": "first"}
 
     def command(self, session, steps):
         blocks = [self.block(session, *step) for step in steps]
@@ -132,8 +153,13 @@ class Curl(Client):
         flags = ["silent", "show-error", "disable-eprt", "no-ftp-skip-pasv-ip"]
         if session.mode == "PASV":
             flags.append("disable-epsv")
-        if session.tls:
-            flags += ["ssl", "insecure"]
+        if session.leg == "wanted":
+            flags.append("ssl")
+        elif session.leg != "plain":
+            flags.append("ssl-reqd" if session.private else "ftp-ssl-control")
+        if self.clears:
+            flags.append("ftp-ssl-ccc")
+        options["cacert"] = str(session.authority)
         quotes = {
             "rename": [f"RNFR {session.folder}/{one}", f"RNTO {session.folder}/{two}"],
             "delete": [f"DELE {session.folder}/{one}"],
@@ -159,14 +185,22 @@ class Curl(Client):
             flags.append("append")
         host = f"[{session.host}]" if ":" in session.host else session.host
         path = urllib.parse.quote(f"{session.folder}/{name}".lstrip("/"))
-        lines = [f"url = {quoted(f'ftp://{host}:{session.port}/{path}')}", *flags]
+        scheme = "ftps" if session.leg == "implicit" else "ftp"
+        lines = [f"url = {quoted(f'{scheme}://{host}:{session.port}/{path}')}", *flags]
         lines += [f"{key} = {quoted(value)}" for key, value in options.items()]
         lines += [f"quote = {quoted(quote)}" for quote in quotes]
         return "\n".join(lines)
 
 
+class ClearingCurl(Curl):
+    name = "curl-ccc"
+    legs = ("explicit", "implicit")
+    clears = True
+
+
 class Tnftp(Client):
     name = "tnftp"
+    legs = ("plain",)  # knows no TLS
     lacks = frozenset(
         {
             "break",  # stops a transfer half-way only at an interrupt from a terminal
@@ -204,6 +238,7 @@ class Tnftp(Client):
                 "reget": f"reget {one} {two}",
                 "missing": f"get {one} {two}",
                 "put": f"put {one} {two}",
+                "refused": f"put {one} {two}",
                 "append": f"append {one} {two}",
                 "rename": f"rename {one} {two}",
                 "delete": f"delete {one}",
@@ -222,7 +257,16 @@ class Ftplib(Client):
     )
 
     def command(self, session, steps):
-        return ["/usr/bin/python3", HERE / "ftplib_client.py", *arguments(session)], json.dumps(steps)
+        how = ["resume"] if self.resumes else []
+        return ["/usr/bin/python3", HERE / "ftplib_client.py", *arguments(session), *how], json.dumps(steps)
+
+
+class ResumingFtplib(Ftplib):
+    """With the few lines that programs add to it for servers that insist."""
+
+    name = "ftplib-resuming"
+    legs = ("explicit", "implicit")
+    resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
 
 
 class NetFtp(Client):
@@ -233,6 +277,9 @@ class NetFtp(Client):
             "break",  # always sends ABOR
         }
     )
+    lacks_in_tls = frozenset({"abort"})  # its IAC IP goes in clear between the records
+    assumes_private = True
+    leaves_tickets = True
 
     def command(self, session, steps):
         return ["/usr/bin/perl", HERE / "net_ftp_client.pl", *arguments(session)], json.dumps(steps, ensure_ascii=False)
@@ -244,7 +291,8 @@ def quoted(text):
 
 
 def arguments(session):
-    return [session.host, str(session.port), session.user, session.password, session.mode, session.folder]
+    where = [session.host, str(session.port), session.user, session.password, session.mode, session.folder]
+    return [*where, session.leg, "P" if session.private else "C", session.authority]
 
 
-ALL = {kind.name: kind for kind in (Lftp, Curl, Tnftp, Ftplib, NetFtp)}
+ALL = {kind.name: kind for kind in (Lftp, Curl, ClearingCurl, Tnftp, Ftplib, ResumingFtplib, NetFtp)}

@@ -1,14 +1,17 @@
-"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder; its steps are JSON on stdin."""
+"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder, leg (plain, explicit or
+implicit), P or C, the authority's file, and perhaps "resume"; its steps are JSON on stdin."""
 
 import ftplib
 import json
 import os
+import socket
+import ssl
 import sys
 
-host, port, user, password, mode, folder = sys.argv[1:]
+host, port, user, password, mode, folder, leg, protection, authority, *how = sys.argv[1:]
 
 
-class Client(ftplib.FTP):
+class Passive:
     # Else ftplib connects to the control connection's address whatever the 227 says.
     trust_server_pasv_ipv4_address = True
 
@@ -17,6 +20,31 @@ class Client(ftplib.FTP):
         if mode == "PASV":
             return super().makepasv()
         return ftplib.parse229(self.sendcmd("EPSV"), self.sock.getpeername())
+
+
+class Client(Passive, ftplib.FTP):
+    pass
+
+
+class TlsClient(Passive, ftplib.FTP_TLS):
+    def connect(self, host, port):
+        """ftplib itself knows no implicit TLS."""
+        if leg == "explicit":
+            return super().connect(host, port)
+        self.host = host
+        sock = socket.create_connection((host, port), self.timeout)
+        self.sock = self.context.wrap_socket(sock, server_hostname=host)
+        self.af = self.sock.family
+        self.file = self.sock.makefile("r", encoding=self.encoding)
+        self.welcome = self.getresp()
+        return self.welcome
+
+    def ntransfercmd(self, command, rest=None):
+        """ftplib itself does not resume the control connection's session."""
+        if "resume" not in how or protection == "C":
+            return super().ntransfercmd(command, rest)
+        data, size = ftplib.FTP.ntransfercmd(self, command, rest)
+        return self.context.wrap_socket(data, server_hostname=self.host, session=self.sock.session), size
 
 
 def lines_to(path, command):
@@ -69,7 +97,20 @@ def missing(remote, local):
         sys.exit(f"{remote} should not be there")
 
 
-ftp = Client(encoding="utf-8", timeout=20)
+def refused(local, remote):
+    try:
+        store(local, remote)
+    except ftplib.error_perm as error:
+        print(f"refused: {error}")
+    else:
+        sys.exit(f"{remote} should not be taken")
+
+
+options = {"encoding": "utf-8", "timeout": 20}
+if leg == "plain":
+    ftp = Client(**options)
+else:
+    ftp = TlsClient(**options, context=ssl.create_default_context(cafile=authority))
 ftp.set_debuglevel(1)
 VERBS = {
     "list": lambda directory, out: lines_to(out, f"LIST {directory}"),
@@ -82,6 +123,7 @@ VERBS = {
     "append": append,
     "break": break_off,
     "missing": missing,
+    "refused": refused,
     "rename": ftp.rename,
     "delete": ftp.delete,
     "mkdir": ftp.mkd,
@@ -90,6 +132,11 @@ VERBS = {
 
 ftp.connect(host, int(port))
 ftp.login(user, password)
+if leg != "plain" and protection == "P":
+    ftp.prot_p()
+elif leg == "implicit":
+    ftp.voidcmd("PBSZ 0")
+    ftp.prot_c()
 ftp.cwd(folder)
 for verb, *arguments in json.load(sys.stdin):
     VERBS[verb](*arguments)

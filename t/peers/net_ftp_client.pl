@@ -1,4 +1,5 @@
-# Net::FTP as a client: arguments are host, port, user, password, PASV or EPSV, folder; the steps come as JSON on stdin.
+# Net::FTP as a client: arguments are host, port, user, password, PASV or EPSV, folder, leg (plain, explicit or
+# implicit), P or C, the authority's file; the steps come as JSON on stdin.
 use strict;
 use warnings;
 use JSON::PP;
@@ -12,11 +13,16 @@ sub pasv { my $ftp = shift; return $mode eq 'EPSV' ? $ftp->epsv : $ftp->SUPER::p
 
 package main;
 
-my ($host, $port, $user, $password, $mode, $folder) = @ARGV;
+my ($host, $port, $user, $password, $mode, $folder, $leg, $protection, $authority) = @ARGV;
 $Client::mode = $mode;
 $| = 1;
 
-my $ftp = Client->new($host, Port => $port, Passive => 1, Timeout => 20, Debug => 1) or die "connect: $@\n";
+my @options = (Port => $port, Passive => 1, Timeout => 20, Debug => 1, SSL_ca_file => $authority);
+push @options, SSL => 1 if $leg eq 'implicit';
+my $ftp = Client->new($host, @options) or die "connect: $@\n";
+check('starttls', $ftp->starttls) if $leg eq 'explicit';
+# By itself it is at P behind AUTH; in implicit TLS it takes that for granted and sends neither PBSZ nor PROT.
+check('prot', $ftp->prot('C')) if $leg ne 'plain' && $protection eq 'C';
 check('login', $ftp->login($user, $password));
 check('cwd', $ftp->cwd($folder));
 check('binary', $ftp->binary);
@@ -41,6 +47,7 @@ my %verbs = (
         unlink $local;
         return !$got && $ftp->code == 550;
     },
+    refused => sub { return !$ftp->put(@_) && $ftp->code =~ /^55/ },
     # ABOR as RFC 959 wants it, with telnet's IAC IP and urgent data mark.
     abort => sub {
         my ($remote, $local) = @_;
@@ -56,9 +63,10 @@ my %verbs = (
     rmdir => sub { $ftp->rmdir(@_) },
 );
 
-# Not decoded as UTF-8: names stay bytes.
+# Not decoded as UTF-8: names stay bytes, one for each character, as TLS counts them.
 for my $step (@{ JSON::PP->new->decode(do { local $/; <STDIN> }) }) {
     my ($verb, @arguments) = @$step;
+    utf8::downgrade($_) for @arguments;
     check("@$step", $verbs{$verb}->(@arguments));
 }
 $ftp->quit;

@@ -9,6 +9,7 @@ its login it compares. The steps' verbs, with remote names relative to the sessi
     rename OLD NEW   delete NAME                     reput LOCAL REMOTE N  go on after the N bytes that REMOTE has
     mkdir DIR        rmdir DIR                       append LOCAL REMOTE   APPE
     missing REMOTE LOCAL   a download that the server refuses with 550, after which the session goes on
+    refused LOCAL REMOTE   an upload that the server refuses with 550 or 553, after which the session goes on
     break REMOTE LOCAL     the client closes the data connection after some bytes, after which the session goes on
     abort REMOTE LOCAL     the client sends ABOR after some bytes, after which the session goes on
 """
@@ -19,10 +20,11 @@ import os
 from processes import Failure
 
 TRANSFERS = frozenset("list nlst mlsd get reget put reput append".split())
-UNFINISHED = frozenset("missing break abort".split())  # their data connections may end in any way
+UNFINISHED = frozenset("missing refused break abort".split())  # their data connections may end in any way
 
 SIZE = 1_300_017
 BIG = 20_000_003
+HUGE = 64 << 20
 ODD_NAMES = (
     "two words",
     "it's \"quoted\"",
@@ -243,12 +245,28 @@ def missing_file(cell):
     cell.remote_is("after-missing", b"after")
 
 
+def refused_upload(cell):
+    (cell.remote / "a folder").mkdir()
+    cell.step("refused", cell.local_file("refused.in", os.urandom(SIZE)), "a folder")
+    cell.step("put", cell.local_file("after-refused.in", b"after"), "after-refused")
+    yield
+    wrong_unless((cell.remote / "a folder").is_dir(), "the folder is gone")
+    cell.remote_is("after-refused", b"after")
+
+
 def broken_off(cell):
     return stopped(cell, "break")
 
 
 def aborted(cell):
     return stopped(cell, "abort")
+
+
+def slow_upload(cell):
+    content = os.urandom(HUGE)
+    cell.step("put", cell.local_file("slow.in", content), "slow.bin")
+    yield
+    cell.remote_is("slow.bin", content)
 
 
 def stopped(cell, verb):
@@ -279,7 +297,10 @@ ALL = {
     "odd names": odd_names,
     "many transfers": many_transfers,
     "refused download": missing_file,
+    "refused upload": refused_upload,
     "download broken off": broken_off,
     "ABOR": aborted,
     "big files": big_files,
 }
+# With a server that takes its time.
+SLOW = {"upload of 64 MiB": slow_upload}

@@ -95,17 +95,26 @@ def have_ipv6():
         return False
 
 
-def greets(address, port, process):
-    """Waits until an FTP greeting comes from there; False if the process ended before."""
+def greets(address, port, process, tls=None):
+    """Waits until an FTP greeting comes from there; False if the process ended before. tls: context of implicit TLS."""
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end and alive(process):
         try:
             with socket.create_connection((address, port), timeout=2) as sock:
-                if sock.recv(4) in (b"220 ", b"220-"):
-                    return True
+                with tls.wrap_socket(sock, server_hostname=address) if tls else sock as speaking:
+                    if speaking.recv(4) in (b"220 ", b"220-"):
+                        return True
         except OSError:
             time.sleep(0.05)
     return False
+
+
+def tool(command, **options):
+    """Runs a program that has nothing to ask, to its good end; returns its output."""
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    if result.returncode:
+        raise Failure(f"{command[0]} failed: {result.stderr or result.stdout}")
+    return result.stdout
 
 
 def eventually(condition, limit=5):

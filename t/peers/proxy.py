@@ -1,4 +1,5 @@
-"""nginx with the module between clients and servers: two workers, one zone, one control server per FTP server."""
+"""nginx with the module between clients and servers: two workers, a zone for each version of TLS, and a control server
+for each way to each FTP server."""
 
 import os
 import re
@@ -10,18 +11,57 @@ from servers import REPOSITORY
 
 DATA_PORTS = 60
 WORKERS = 2
-CONTROL_FORMAT = "$ftp_session|$ftp_user|$status"
-DATA_FORMAT = "$ftp_session|$ftp_mode|$ftp_data_port|$ftp_data_status|$ftp_command|$ftp_path"
+VERSIONS = ("TLSv1.3", "TLSv1.2")
+CONTROL_FORMAT = "$ftp_session|$ftp_user|$status|$ssl_protocol"
+DATA_FORMAT = (
+    "$ftp_session|$ftp_mode|$ftp_data_port|$ftp_data_status|$ftp_command|$ftp_path|$ssl_protocol|$ssl_session_reused"
+)
+SERVER_NAME = "server.test"  # of the FTP servers' certificate
+
+
+class Route:
+    """One control server: leg is the client's, version the one of TLS on every leg that has it; with resumption the
+    client's data connections have to resume."""
+
+    address = "127.0.0.1"  # what its 227 must show
+
+    def __init__(self, server, leg, version, resumption):
+        self.server, self.leg, self.version, self.resumption = server, leg, version, resumption
+        self.port = None
+        self.passive = None  # range of data ports
+
+    def configuration(self, listen, zone):
+        server = self.server
+        host = f"[{server.address}]" if server.ipv6 else server.address
+        lines = [
+            listen(self.port, " ssl" if self.leg == "implicit" else ""),
+            f"ftp_ctrl {zone};",
+            f"proxy_pass {host}:{server.port};",
+            f"ssl_protocols {self.version}; proxy_ssl_protocols {self.version};",
+        ]
+        if self.leg == "explicit":
+            lines.append("ftp_auth_tls only;")
+        if self.resumption:
+            lines.append("ftp_data_tls_reuse required;")
+        if server.setting.leg != "plain":
+            lines.append("proxy_ssl on;")
+        if server.setting.leg == "explicit":
+            lines.append("ftp_proxy_auth_tls on;")
+        return lines
 
 
 class Proxy:
-    address = "127.0.0.1"  # what its 227 must show
+    # So that clients' data connections resume their control connection's session; tickets are off for nginx 1.22.
+    sessions = ("ssl_session_cache shared:peers:2m;", "ssl_session_tickets off;")
 
-    def __init__(self, folder, servers):
+    def __init__(self, folder, ways, certificate, authority):
+        """ways: what each control server's Route is made from; certificate: for clients; authority: of the servers'."""
         folder.mkdir()
         folder.chmod(0o755)
         self.folder = folder
-        self.servers = servers
+        self.routes = {way: Route(*way) for way in ways}
+        self.certificate = certificate
+        self.authority = authority
         self.error_log = folder / "error.log"
         self.control_log = folder / "control.log"
         self.data_log = folder / "data.log"
@@ -29,38 +69,55 @@ class Proxy:
 
     def start(self):
         for _ in range(5):
-            first = processes.free_ports(DATA_PORTS + len(self.servers))
-            self.passive = range(first, first + DATA_PORTS)
-            self.ports = {server: self.passive[-1] + 1 + i for i, server in enumerate(self.servers)}
+            self.assign_ports()
             configuration = self.folder / "nginx.conf"
             configuration.write_text(self.configuration())
             command = [binary(), "-p", self.folder, "-c", configuration, "-e", self.error_log]
             output = self.folder / "output.log"
             self.process = processes.start(command, output)
-            if all(processes.greets(self.address, port, self.process) for port in self.ports.values()):
+            if all(self.greets(route) for route in self.routes.values()):
                 self.new_lines(self.error_log)
-                processes.eventually(lambda: len(lines_of(self.control_log)) == len(self.servers))
+                processes.eventually(lambda: len(lines_of(self.control_log)) == len(self.routes))
                 self.new_lines(self.control_log)
                 return
             processes.stop(self.process)
         raise processes.Failure(f"nginx does not start:\n{processes.tail(output)}")
 
+    def assign_ports(self):
+        versions = sorted({route.version for route in self.routes.values()})
+        first = processes.free_ports(DATA_PORTS * len(versions) + len(self.routes))
+        self.data = {}
+        for version in versions:
+            self.data[version] = range(first, first + DATA_PORTS)
+            first += DATA_PORTS
+        for port, route in enumerate(self.routes.values(), first):
+            route.port = port
+            route.passive = self.data[route.version]
+
+    def greets(self, route):
+        tls = self.authority.context() if route.leg == "implicit" else None
+        return processes.greets(route.address, route.port, self.process, tls)
+
     def configuration(self):
         ipv6 = processes.have_ipv6()
 
-        def listen(ports):
-            return f"listen 127.0.0.1:{ports};" + (f" listen [::1]:{ports};" if ipv6 else "")
+        def listen(ports, parameters=""):
+            both = f"listen 127.0.0.1:{ports}{parameters};"
+            return both + f" listen [::1]:{ports}{parameters};" if ipv6 else both
 
-        ports = f"{self.passive[0]}-{self.passive[-1]}"
-        size = f":1m min_port={self.passive[0]} max_port={self.passive[-1]}"
-        control = []
-        for server, port in self.ports.items():
-            host = f"[{server.address}]" if server.ipv6 else server.address
-            control.append(
-                f"    server {{ {listen(port)} ftp_ctrl zone=peers{size}; proxy_pass {host}:{server.port};"
-                f" access_log {self.control_log} control; }}"
-            )
-            size = ""  # the first one gives it
+        control, data = [], []
+        for version, ports in self.data.items():
+            zone = f"zone={version}:1m min_port={ports[0]} max_port={ports[-1]}"
+            lines = [
+                listen(f"{ports[0]}-{ports[-1]}"),
+                f"ftp_data zone={version};",
+                f"ssl_protocols {version}; proxy_ssl_protocols {version};",
+                f"access_log {self.data_log} data;",
+            ]
+            data.append(block("server", lines))
+            for route in (route for route in self.routes.values() if route.version == version):
+                lines = route.configuration(listen, zone)
+                control.append(block("server", [*lines, f"access_log {self.control_log} control;"]))
         return "\n".join(
             [
                 load_modules(),
@@ -70,10 +127,17 @@ class Proxy:
                 f"error_log {self.error_log} info;",
                 "events { worker_connections 2048; }",
                 "stream {",
-                f"    log_format control '{CONTROL_FORMAT}';",
+                f"    log_format control escape=none '{CONTROL_FORMAT}';",
                 f"    log_format data escape=none '{DATA_FORMAT}';",
+                f"    ssl_certificate {self.certificate.file};",
+                f"    ssl_certificate_key {self.certificate.key};",
+                *(f"    {line}" for line in self.sessions),
+                "    proxy_ssl_verify on;",
+                f"    proxy_ssl_trusted_certificate {self.authority.file};",
+                f"    proxy_ssl_name {SERVER_NAME};",
+                "    proxy_ssl_server_name on;",
                 *control,
-                f"    server {{ {listen(ports)} ftp_data zone=peers; access_log {self.data_log} data; }}",
+                *data,
                 "}\n",
             ]
         )
@@ -91,6 +155,10 @@ class Proxy:
 
     def stop(self):
         processes.stop(self.process)
+
+
+def block(name, lines):
+    return f"    {name} {{ {' '.join(lines)} }}"
 
 
 def lines_of(log):

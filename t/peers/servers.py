@@ -3,13 +3,28 @@
 import os
 import pathlib
 import subprocess
+from collections import namedtuple
 
 import processes
+from processes import tool
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 HERE = REPOSITORY / "t/peers"
 PASSIVE_PORTS = 100  # each server's own range; a closed port may stay unusable for a minute
 NOBODY, NOGROUP = 65534, 65534
+SLOW = 16_000_000  # bytes each second that a slow server takes
+
+# leg: how it is spoken to; requires: it refuses a login in clear; strict: it demands all it can of TLS, data
+# connections in TLS that resume the control connection's session among it.
+Setting = namedtuple("Setting", "name leg requires strict slow", defaults=(False,) * 3)
+PLAIN = Setting("plain", "plain")
+OFFERED = Setting("offered", "explicit")
+EXPLICIT = Setting("explicit", "explicit", requires=True)
+EXPLICIT_STRICT = Setting("explicit strict", "explicit", requires=True, strict=True)
+EXPLICIT_SLOW = Setting("explicit slow", "explicit", requires=True, slow=True)
+IMPLICIT = Setting("implicit", "implicit", requires=True)
+IMPLICIT_STRICT = Setting("implicit strict", "implicit", requires=True, strict=True)
+IMPLICIT_SLOW = Setting("implicit slow", "implicit", requires=True, slow=True)
 
 
 class Server:
@@ -18,15 +33,24 @@ class Server:
     user = "tester"
     password = "secret"
     lacks = frozenset()  # verbs of operations.py that it cannot do, each with its reason beside it
-    tls = False  # it offers AUTH TLS
+    settings = (PLAIN,)  # those it can have
+    tls = False  # it offers AUTH TLS even as PLAIN
+    demands_resumption = False  # it can, and does where it is strict
+    waits_for_command = False  # it resets data connections on which TLS begins before the transfer command
 
-    def __init__(self, folder, address):
-        """folder: its own, for root, configuration and logs; address: where it listens and what its 227 shows."""
+    def __init__(self, folder, address, setting, certificate, context):
+        """folder: its own, for root, configuration and logs; address: where it listens and what its 227 shows;
+        context: trusts its certificate."""
         self.folder = folder
         self.address = address
+        self.setting = setting
+        self.context = context if setting.leg == "implicit" else None
         self.root = folder / "root"
         self.root.mkdir(parents=True)
         self.root.chmod(0o755)  # vsftpd refuses a root that its anonymous user can write to
+        self.pem = folder / "certificate.pem"
+        self.pem.write_text(certificate.key.read_text() + certificate.file.read_text())
+        self.pem.chmod(0o600)
         self.log = folder / "output.log"
         self.process = None
 
@@ -39,7 +63,7 @@ class Server:
             self.port = processes.free_ports(PASSIVE_PORTS + 1)
             self.passive = range(self.port + 1, self.port + 1 + PASSIVE_PORTS)
             self.process = processes.start(self.command(), self.log, **self.options())
-            if processes.greets(self.address, self.port, self.process):
+            if processes.greets(self.address, self.port, self.process, self.context):
                 return
             processes.stop(self.process)
         raise processes.Failure(f"{self.name} does not start:\n{processes.tail(self.log)}")
@@ -66,12 +90,14 @@ class Vsftpd(Server):
     name, package = "vsftpd", "vsftpd"
     user = "anonymous"
     lacks = frozenset({"mlsd"})  # knows no such command
+    settings = (PLAIN, EXPLICIT, EXPLICIT_STRICT, EXPLICIT_SLOW, IMPLICIT, IMPLICIT_STRICT, IMPLICIT_SLOW)
     tls = True
+    demands_resumption = True
 
     def command(self):
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
-        certificate = make_certificate(self.folder)
+        yes = {True: "YES", False: "NO"}
         family = ("listen=NO", "listen_ipv6=YES", f"listen_address6={self.address}")
         if not self.ipv6:
             family = ("listen=YES", "listen_ipv6=NO", f"listen_address={self.address}")
@@ -97,9 +123,13 @@ class Vsftpd(Server):
             "utf8_filesystem=YES",
             "ssl_enable=YES",
             "allow_anon_ssl=YES",
-            "force_anon_logins_ssl=NO",
-            "force_anon_data_ssl=NO",
-            f"rsa_cert_file={certificate}",
+            f"implicit_ssl={yes[self.setting.leg == 'implicit']}",
+            f"force_anon_logins_ssl={yes[self.setting.requires]}",
+            f"force_anon_data_ssl={yes[self.setting.strict]}",
+            f"require_ssl_reuse={yes[self.setting.strict]}",
+            f"strict_ssl_read_eof={yes[self.setting.strict]}",
+            f"anon_max_rate={SLOW if self.setting.slow else 0}",
+            f"rsa_cert_file={self.pem}",
             "xferlog_enable=YES",
             "log_ftp_protocol=YES",
             f"vsftpd_log_file={self.folder / 'vsftpd.log'}",
@@ -109,6 +139,8 @@ class Vsftpd(Server):
 
 class Proftpd(Server):
     name, package = "proftpd", "proftpd"
+    settings = (PLAIN, EXPLICIT, EXPLICIT_STRICT, IMPLICIT, IMPLICIT_STRICT)
+    demands_resumption = True
 
     def command(self):
         users = self.write(
@@ -142,13 +174,34 @@ class Proftpd(Server):
             f"SystemLog {self.folder / 'proftpd.log'}",
             "TransferLog none",
             "WtmpLog off",
+            *self.tls_lines(),
         ]
         return [self.binary("usr/sbin/proftpd"), "--nodaemon", "--config", self.write("proftpd.conf", lines)]
+
+    def tls_lines(self):
+        if self.setting.leg == "plain":
+            return []
+        options = []
+        if self.setting.leg == "implicit":
+            options.append("UseImplicitSSL")
+        if not self.setting.strict:
+            options.append("NoSessionReuseRequired")
+        return [
+            f"ModulePath {self.binary('usr/lib/proftpd')}",
+            "LoadModule mod_tls.c",
+            "TLSEngine on",
+            f"TLSRequired {'on' if self.setting.strict else 'ctrl'}",
+            f"TLSRSACertificateFile {self.pem}",
+            f"TLSRSACertificateKeyFile {self.pem}",
+            f"TLSLog {self.folder / 'tls.log'}",
+            *([f"TLSOptions {' '.join(options)}"] if options else []),
+        ]
 
 
 class PureFtpd(Server):
     name, package = "pure-ftpd", "pure-ftpd"
     lacks = frozenset({"abort"})  # gives one reply to a transfer and its ABOR; Net::FTP waits for the second
+    settings = (PLAIN, OFFERED, EXPLICIT, EXPLICIT_STRICT)
     tls = True
 
     def command(self):
@@ -158,22 +211,28 @@ class PureFtpd(Server):
             fields = [self.user, hashed(self.password), str(NOBODY), str(NOGROUP), "", f"{self.root}/./", *[""] * 12]
             passwd = self.write("users", [":".join(fields)])
             tool([self.binary("usr/bin/pure-pw"), "mkdb", users, "-f", passwd])
-        # -E no anonymous, -A chroot, -H no names, -Y 1 TLS for who wants it, -L listings without the usual limit.
+        # -E no anonymous, -A chroot, -H no names, -L listings without the usual limit; -Y 1 TLS for who wants it,
+        # 2 for each login, 3 for data too.
+        tls = 1 + self.setting.requires + self.setting.strict
         return [
-            *(self.binary("usr/sbin/pure-ftpd"), "-E", "-A", "-H", "-Y", "1", "-L", "10000:5"),
+            *(self.binary("usr/sbin/pure-ftpd"), "-E", "-A", "-H", "-Y", str(tls), "-L", "10000:5"),
             *("-l", f"puredb:{users}", "-S", f"{self.address},{self.port}", "-g", self.folder / "pid"),
             *("-p", f"{self.passive[0]}:{self.passive[-1]}", "-U", "022:022"),
             *("-O", f"clf:{self.folder / 'transfers.log'}"),
-            *("-2", make_certificate(self.folder)),
+            *("-2", self.pem),
         ]
 
 
 class Pyftpdlib(Server):
     name = "pyftpdlib"
+    settings = (PLAIN, EXPLICIT, EXPLICIT_STRICT)
+    waits_for_command = True
 
     def command(self):
         where = [self.address, str(self.port), str(self.passive[0]), str(self.passive[-1])]
-        return ["/usr/bin/python3", HERE / "pyftpdlib_server.py", *where, self.root, self.user, self.password]
+        os.chown(self.pem, NOBODY, NOGROUP)
+        how = [self.setting.name, self.pem]
+        return ["/usr/bin/python3", HERE / "pyftpdlib_server.py", *where, self.root, self.user, self.password, *how]
 
     def options(self):
         return {**super().options(), "user": NOBODY, "group": NOGROUP, "extra_groups": []}
@@ -200,23 +259,5 @@ def unpacked(package):
     return _folders[package]
 
 
-def make_certificate(folder):
-    path = folder / "certificate.pem"
-    if not path.exists():
-        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
-        tool(request + ["-keyout", path, "-out", folder / "only-certificate.pem"])
-        with open(path, "a") as both:
-            both.write((folder / "only-certificate.pem").read_text())
-        os.chmod(path, 0o600)
-    return path
-
-
 def hashed(password):
     return tool(["openssl", "passwd", "-5", password]).strip()
-
-
-def tool(command, **options):
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
-    if result.returncode:
-        raise processes.Failure(f"{command[0]} failed: {result.stderr or result.stdout}")
-    return result.stdout

@@ -1,0 +1,136 @@
+"""Which logins are done: each is a client, a server in one of its settings, and how the two speak."""
+
+import itertools
+from collections import namedtuple
+
+import clients
+import servers
+from proxy import VERSIONS
+
+Mode = namedtuple("Mode", "name command client_family server_family")
+MODES = (
+    Mode("PASV", "PASV", 4, 4),
+    Mode("EPSV", "EPSV", 4, 4),
+    Mode("EPSV over IPv6", "EPSV", 6, 6),
+    Mode("EPSV from IPv6 to IPv4", "EPSV", 6, 4),
+    Mode("EPSV from IPv4 to IPv6", "EPSV", 4, 6),
+)
+# With TLS on a leg both versions of it have their turn.
+TLS_MODES = tuple(zip(MODES[:2], VERSIONS))
+
+# Each client once and each server once; those that try AUTH with servers that offer it.
+SMOKE = (
+    ("lftp", "vsftpd"),
+    ("curl", "pure-ftpd"),
+    ("tnftp", "proftpd"),
+    ("ftplib", "pyftpdlib"),
+    ("Net::FTP", "proftpd"),
+)
+# Each pair of legs with TLS, each client, each server in its strictest settings: client, leg, PROT, server, setting.
+TLS_SMOKE = (
+    ("tnftp", "plain", "C", "proftpd", servers.EXPLICIT_STRICT),
+    ("ftplib", "plain", "C", "vsftpd", servers.IMPLICIT_STRICT),
+    ("curl", "explicit", "P", "pyftpdlib", servers.PLAIN),
+    ("lftp", "explicit", "P", "vsftpd", servers.EXPLICIT_STRICT),
+    ("Net::FTP", "explicit", "P", "proftpd", servers.IMPLICIT_STRICT),
+    ("ftplib", "explicit", "C", "vsftpd", servers.EXPLICIT),
+    ("Net::FTP", "implicit", "P", "proftpd", servers.PLAIN),
+    ("lftp", "implicit", "P", "pure-ftpd", servers.EXPLICIT_STRICT),
+    ("ftplib-resuming", "implicit", "P", "vsftpd", servers.IMPLICIT_STRICT),
+    ("curl", "explicit", "P", "vsftpd", servers.IMPLICIT_SLOW),
+)
+
+
+class Login(namedtuple("Login", "client kind setting mode leg private version")):
+    """leg: the client's; private: its data connections are; version: of TLS, where a leg has it and nginx chooses."""
+
+    @property
+    def tls(self):
+        return self.leg in ("explicit", "implicit")
+
+    @property
+    def resumes(self):
+        """Which data connections resume the control connection's session: all, first or none."""
+        return self.client.resumes.get(self.version, "none") if self.private else "none"
+
+    def known(self, direct):
+        """Why the client fails with this server though the proxy is right or none is there (direct), or None."""
+        # For a client in clear the proxy says PROT P.
+        private = self.setting.leg != "plain" and (self.private or self.leg == "plain")
+        if private and self.kind.waits_for_command:
+            if self.client.hurries or not direct:
+                return "the server resets a data connection on which TLS begins before the transfer command"
+        if not direct or not self.private:
+            return None
+        # Both have TLS 1.3 then.
+        if self.setting.strict and self.kind.demands_resumption and self.client.resumes.get("TLSv1.3") != "all":
+            return "the server wants every data connection to resume, this client does not do that"
+        if self.leg == "implicit" and self.client.assumes_private:
+            return "the client sends no PROT P in implicit TLS, which the server takes for C"
+        if self.client.leaves_tickets:
+            return "the client closes uploads with the server's tickets unread, which resets them"
+        return None
+
+    @property
+    def name(self):
+        client, server = self.client.name, self.kind.name
+        if self.tls:
+            client += f" {self.leg} {'P' if self.private else 'C'}"
+        if self.setting != servers.PLAIN:
+            server += f" {self.setting.name}"
+        parts = [client, server, self.mode.name, "AUTH wanted" if self.leg == "wanted" else self.version]
+        return ", ".join(part for part in parts if part)
+
+
+def chosen(options):
+    everything = options.full or options.server or options.client
+    plain = plain_logins(itertools.product(clients.ALL, servers.ALL) if everything else SMOKE, options)
+    tls = all_tls_logins() if everything else smoke_tls_logins()
+    logins = [*plain, *tls]
+    if options.direct:
+        logins = without_proxy(logins)
+    return [
+        login
+        for login in logins
+        if options.client in (None, login.client.name)
+        and options.server in (None, login.kind.name)
+        and options.login in login.name
+    ]
+
+
+def plain_logins(pairs, options):
+    modes = MODES if options.full else MODES[:2]
+    for name, server in pairs:
+        client, kind = clients.ALL[name](), servers.ALL[server]
+        if "plain" in client.legs:
+            yield from (Login(client, kind, servers.PLAIN, mode, "plain", False, None) for mode in modes)
+        if "wanted" in client.legs and kind.tls:
+            yield Login(client, kind, servers.PLAIN, MODES[0], "wanted", False, None)
+
+
+def all_tls_logins():
+    for client, kind in itertools.product(clients.ALL.values(), servers.ALL.values()):
+        for setting, leg, private in itertools.product(kind.settings, client.legs, (False, True)):
+            # A client in clear says no PROT; who demands TLS for data refuses C; wanted TLS is no TLS.
+            senseless = leg == "wanted" or private and leg == "plain" or leg == setting.leg == "plain"
+            clear = leg != "plain" and not private
+            if not senseless and not (clear and (setting.strict or setting.slow)):
+                for mode, version in TLS_MODES[:1] if setting.slow else TLS_MODES:
+                    yield Login(client(), kind, setting, mode, leg, private, version)
+
+
+def smoke_tls_logins():
+    """The modes and versions take turns."""
+    for (name, leg, protection, server, setting), (mode, version) in zip(TLS_SMOKE, itertools.cycle(TLS_MODES)):
+        yield Login(clients.ALL[name](), servers.ALL[server], setting, mode, leg, protection == "P", version)
+
+
+def without_proxy(logins):
+    """Nothing stands between that changes the family, the leg or the version."""
+    direct = {}
+    for login in logins:
+        same = login.mode.client_family == login.mode.server_family
+        if same and login.leg == login.setting.leg:
+            login = login._replace(version=None)
+            direct[login.name] = login
+    return direct.values()
