@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Doing, Error};
 use crate::sys;
+use crate::tls::Client;
 use crate::usage::Processes;
 use crate::wire;
 
@@ -15,11 +16,11 @@ const STEP: Duration = Duration::from_micros(500);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until a whole login goes through.
-pub fn ready(target: SocketAddr) -> Result<(), Error> {
+/// Waits until a whole login goes through, over TLS if there is a client for it.
+pub fn ready(target: SocketAddr, tls: Option<&Client>) -> Result<(), Error> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match wire::log_in(target) {
+        match wire::log_in_with(target, tls) {
             Err(_) if Instant::now() < give_up => thread::sleep(STEP),
             outcome => return outcome.map(drop),
         }
@@ -51,7 +52,7 @@ pub fn reload(target: SocketAddr, processes: &Processes) -> Result<Reload, Error
     };
     let start = Instant::now();
     sys::hang_up(*master).doing("SIGHUP")?;
-    ready(target)?;
+    ready(target, None)?;
     let serving = start.elapsed();
     let workers = Processes(workers.to_vec());
     while workers.count() > 0 {

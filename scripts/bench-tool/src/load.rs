@@ -1,13 +1,14 @@
 //! Transfers as fast as they go: N sessions in one thread, each its own PASV, connect, RETR or STOR.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error};
-use crate::sys::{self, Epoll, Interest};
+use crate::sys::{Epoll, Interest};
+use crate::tls::{Client, Handshakes, Link};
 use crate::usage::Processes;
-use crate::wire::{self, Lines, PATIENCE, send_line};
+use crate::wire::{self, Control, Lines, PATIENCE, send_line};
 
 /// Bytes written to or dropped from a data connection at once.
 const CHUNK: usize = 256 * 1024;
@@ -30,6 +31,10 @@ pub struct Options {
     pub transfers: u64,
     /// Transfers before the measured ones.
     pub warm_up: u64,
+    /// Implicit TLS toward the proxy, on control and data connections.
+    pub tls: Option<Client>,
+    /// The FTP server behind the proxy, if its handshakes count, and TLS toward it.
+    pub peer: Option<(SocketAddr, Option<Client>)>,
 }
 
 /// What was measured.
@@ -42,6 +47,10 @@ pub struct Outcome {
     pub cpu: u64,
     /// Time from the first PASV to the last 226.
     pub time: Duration,
+    /// How their data connections began here.
+    pub client: Handshakes,
+    /// How they began at the FTP server.
+    pub server: Handshakes,
 }
 
 /// Where a session is in its transfer.
@@ -59,10 +68,12 @@ enum Phase {
 }
 
 struct Session {
-    control: TcpStream,
+    control: Link,
     lines: Lines,
     phase: Phase,
-    data: Option<TcpStream>,
+    data: Option<Link>,
+    /// What of the data connection is waited for.
+    watched: Option<Interest>,
     moved: u64,
 }
 
@@ -80,7 +91,9 @@ pub struct Load {
     size: u64,
     epoll: Epoll,
     sessions: Vec<Session>,
+    handshakes: Handshakes,
     zeros: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 impl Load {
@@ -91,16 +104,18 @@ impl Load {
         let epoll = Epoll::new().doing("epoll")?;
         let mut sessions = Vec::new();
         for id in 0..options.sessions {
-            let control = wire::log_in(options.target)?.into_stream();
-            control.set_nonblocking(true).doing("O_NONBLOCK")?;
+            let control = wire::log_in_with(options.target, options.tls.as_ref())?.into_link();
+            let socket = control.socket();
+            socket.set_nonblocking(true).doing("O_NONBLOCK")?;
             epoll
-                .add(&control, Interest::Read, control_token(id))
+                .add(socket, Interest::Read, control_token(id))
                 .doing("epoll")?;
             sessions.push(Session {
                 control,
                 lines: Lines::default(),
                 phase: Phase::Idle,
                 data: None,
+                watched: None,
                 moved: 0,
             });
         }
@@ -109,23 +124,42 @@ impl Load {
             size,
             epoll,
             sessions,
+            handshakes: Handshakes::default(),
             zeros: vec![0; CHUNK],
+            scratch: vec![0; CHUNK],
         })
     }
 
     /// Warms up, then measures. Nothing is under way when the CPU time is read.
     pub fn run(&mut self, processes: &Processes) -> Result<Outcome, Error> {
         self.stretch(PATIENCE, self.options.warm_up)?;
+        let client = self.handshakes;
+        let server = self.at_server()?;
         let cpu = settled_cpu(processes)?;
         let start = Instant::now();
         let transfers = self.stretch(self.options.time, self.options.transfers)?;
         let time = start.elapsed();
+        let cpu = settled_cpu(processes)? - cpu;
         Ok(Outcome {
             transfers,
             bytes: transfers * self.size,
-            cpu: settled_cpu(processes)? - cpu,
+            cpu,
             time,
+            client: self.handshakes.since(client),
+            server: self.at_server()?.since(server),
         })
+    }
+
+    /// The handshakes that the FTP server has seen, asked on a connection past the proxy.
+    fn at_server(&self) -> Result<Handshakes, Error> {
+        let Some((peer, tls)) = &self.options.peer else {
+            return Ok(Handshakes::default());
+        };
+        let mut control = Control::connect_with(*peer, tls.as_ref())?;
+        control.expect(220)?;
+        control.send("STAT")?;
+        let line = control.expect(211)?;
+        Handshakes::parse(&line).ok_or(Error::Peer(line))
     }
 
     /// Transfers until the time or the number is used up, and to the end of the last one.
@@ -165,7 +199,7 @@ impl Load {
             return Ok(());
         };
         let verb = if self.options.epsv { "EPSV" } else { "PASV" };
-        send_line(&session.control, verb)?;
+        send_line(&mut session.control, verb)?;
         session.phase = Phase::Passive;
         session.moved = 0;
         stretch.started += 1;
@@ -193,7 +227,8 @@ impl Load {
         let Some(session) = self.sessions.get_mut(id) else {
             return Ok(());
         };
-        if !session.lines.fill(&session.control) {
+        let mut ready = false;
+        if !session.lines.fill(&mut session.control) {
             return Err(Error::Peer("control connection was closed".into()));
         }
         while let Some(line) = session.lines.next_line() {
@@ -208,26 +243,31 @@ impl Load {
                     let data = TcpStream::connect(target).doing("data connect")?;
                     data.set_nonblocking(true).doing("O_NONBLOCK")?;
                     let verb = if self.options.upload { "STOR" } else { "RETR" };
-                    send_line(&session.control, &format!("{verb} {}", self.options.file))?;
-                    if !self.options.upload {
-                        self.epoll
-                            .add(&data, Interest::Read, data_token(id))
-                            .doing("epoll")?;
-                    }
-                    session.data = Some(data);
+                    let command = format!("{verb} {}", self.options.file);
+                    send_line(&mut session.control, &command)?;
+                    session.data = Some(Link::client(
+                        data,
+                        self.options.tls.as_ref(),
+                        Some(&session.control),
+                    )?);
+                    session.watched = None;
                     session.phase = Phase::Command;
+                    // Plain nginx connects to the server only after the client's handshake: it begins at once.
+                    ready |= self.options.tls.is_some() || !self.options.upload;
                 }
                 (Phase::Command, 150) => {
                     session.phase = Phase::Moving;
-                    if let Some(data) = session.data.as_ref().filter(|_| self.options.upload) {
-                        self.epoll
-                            .add(data, Interest::Write, data_token(id))
-                            .doing("epoll")?;
-                    }
+                    ready |= self.options.upload;
                 }
                 (Phase::Moving, 226) => session.phase = Phase::Done,
                 _ => return Err(Error::Peer(format!("not expected: {line}"))),
             }
+        }
+        if ready && self.options.tls.is_some() {
+            return self.move_data(id);
+        }
+        if ready {
+            return self.watch_data(id);
         }
         Ok(())
     }
@@ -236,38 +276,68 @@ impl Load {
         let Some(session) = self.sessions.get_mut(id) else {
             return Ok(());
         };
+        let Some(data) = &mut session.data else {
+            return Ok(());
+        };
+        let outcome = if !self.options.upload {
+            receive(data, &mut self.scratch, &mut session.moved)
+        } else if session.phase == Phase::Moving {
+            send(data, &self.zeros, self.size, &mut session.moved)
+        } else {
+            // The handshake, and then nothing until 150.
+            let attended = data.attend();
+            attended.and(Err(io::ErrorKind::WouldBlock.into()))
+        };
+        match outcome {
+            Ok(()) => {
+                self.handshakes.count(data);
+                session.data = None;
+                Ok(())
+            }
+            Err(error) if wire::is_transient(&error) => self.watch_data(id),
+            Err(error) => Err(error).doing("data transfer"),
+        }
+    }
+
+    /// Waits for what the data connection needs next.
+    fn watch_data(&mut self, id: usize) -> Result<(), Error> {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Ok(());
+        };
         let Some(data) = &session.data else {
             return Ok(());
         };
-        let outcome = if self.options.upload {
-            send(data, &self.zeros, self.size, &mut session.moved)
+        let interest = data.interest(if self.options.upload {
+            Interest::Write
         } else {
-            receive(data, &mut session.moved)
-        };
-        match outcome {
-            Ok(true) => session.data = None,
-            Ok(false) => {}
-            Err(error) if wire::is_transient(&error) => {}
-            Err(error) => return Err(error).doing("data transfer"),
+            Interest::Read
+        });
+        match session.watched {
+            Some(watched) if watched == interest => return Ok(()),
+            Some(_) => self.epoll.change(data.socket(), interest, data_token(id)),
+            None => self.epoll.add(data.socket(), interest, data_token(id)),
         }
+        .doing("epoll")?;
+        session.watched = Some(interest);
         Ok(())
     }
 }
 
-/// Sends what the socket takes; `true` when `size` bytes are sent.
-fn send(mut data: &TcpStream, zeros: &[u8], size: u64, moved: &mut u64) -> io::Result<bool> {
+/// Sends what the socket takes; returns when `size` bytes are sent.
+fn send(data: &mut Link, zeros: &[u8], size: u64, moved: &mut u64) -> io::Result<()> {
+    data.attend()?;
     while *moved < size {
         let left = usize::try_from(size - *moved).unwrap_or(usize::MAX);
         *moved += data.write(zeros.get(..left).unwrap_or(zeros))? as u64;
     }
-    Ok(true)
+    data.finish()
 }
 
-/// Drops what has arrived; `true` at the end of the stream.
-fn receive(data: &TcpStream, moved: &mut u64) -> io::Result<bool> {
+/// Drops what has arrived; returns at the end of the stream.
+fn receive(data: &mut Link, scratch: &mut [u8], moved: &mut u64) -> io::Result<()> {
     loop {
-        match sys::discard(data, CHUNK)? {
-            0 => return Ok(true),
+        match data.discard(scratch)? {
+            0 => return data.finish(),
             count => *moved += count as u64,
         }
     }

@@ -8,11 +8,13 @@ mod life;
 mod load;
 mod peer;
 mod sys;
+mod tls;
 mod usage;
 mod wire;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,14 +27,17 @@ use usage::Processes;
 
 const USAGE: &str = "usage: bench-tool MODE [option value] ...
   peer     listen=ADDRESS:PORT announce=IPv4 ports=FIRST-LAST [announce_only=1]
-  ready    target=ADDRESS:PORT [since=SECONDS]
+           [certificate=FILE key=FILE]
+  ready    target=ADDRESS:PORT [since=SECONDS] [trust=FILE]
   memory   pids=PID,...
   reload   target=ADDRESS:PORT pids=MASTER,WORKER,...
   load     target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE [upload=1] [epsv=1]
            [seconds=S] [transfers=N] [warm_up=N]
+           [trust=FILE [resume=1]] [peer=ADDRESS:PORT [peer_trust=FILE]]
   pasv     target=ADDRESS:PORT pids=PID,... hold=N [sessions=N] [round_trips=N] [cycles=N]
   idle     target=ADDRESS:PORT pids=PID,... sessions=N
-  stalled  target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE";
+  stalled  target=ADDRESS:PORT pids=PID,... sessions=N file=zSIZE
+certificate and trust: TLS, of the peer or toward the target";
 
 fn main() -> ExitCode {
     match run() {
@@ -68,13 +73,21 @@ fn serve(arguments: &Arguments) -> Result<(), Error> {
         announce: arguments.need("announce")?,
         ports,
         announce_only: arguments.or("announce_only", 0)? != 0,
+        tls: match arguments.path("certificate") {
+            Some(certificate) => {
+                let key: PathBuf = arguments.need("key")?;
+                Some(tls::Server::new(certificate, &key)?)
+            }
+            None => None,
+        },
     };
     Peer::new(options)?.run()
 }
 
 /// Waits until a whole login goes through; says how long that took since a moment of the wall clock.
 fn ready(arguments: &Arguments) -> Result<(), Error> {
-    life::ready(arguments.need("target")?)?;
+    let tls = arguments.client("trust", false)?;
+    life::ready(arguments.need("target")?, tls.as_ref())?;
     if arguments.has("since") {
         let time = life::since(arguments.need("since")?)?;
         println!("start_ns={}", time.as_nanos());
@@ -108,14 +121,27 @@ fn transfer(arguments: &Arguments) -> Result<(), Error> {
         time: Duration::from_secs_f64(arguments.or("seconds", 3600.0)?),
         transfers: arguments.or("transfers", u64::MAX)?,
         warm_up: arguments.or("warm_up", 2 * sessions as u64)?,
+        tls: arguments.client("trust", arguments.or("resume", 0)? != 0)?,
+        peer: match arguments.has("peer") {
+            true => Some((
+                arguments.need("peer")?,
+                arguments.client("peer_trust", false)?,
+            )),
+            false => None,
+        },
     };
     let outcome = Load::new(options)?.run(&arguments.processes()?)?;
     println!(
-        "transfers={} bytes={} cpu_ns={} seconds={:.3}",
+        "transfers={} bytes={} cpu_ns={} seconds={:.3} \
+         client_full={} client_resumed={} server_full={} server_resumed={}",
         outcome.transfers,
         outcome.bytes,
         outcome.cpu,
-        outcome.time.as_secs_f64()
+        outcome.time.as_secs_f64(),
+        outcome.client.full,
+        outcome.client.resumed,
+        outcome.server.full,
+        outcome.server.resumed
     );
     Ok(())
 }
@@ -193,6 +219,16 @@ impl Arguments {
             return self.need(name);
         }
         Ok(default)
+    }
+
+    fn path(&self, name: &str) -> Option<&Path> {
+        self.0.get(name).map(Path::new)
+    }
+
+    /// TLS as a client, if the file to trust is named.
+    fn client(&self, trust: &str, resume: bool) -> Result<Option<tls::Client>, Error> {
+        let file = self.path(trust);
+        file.map(|file| tls::Client::new(file, resume)).transpose()
     }
 
     fn processes(&self) -> Result<Processes, Error> {

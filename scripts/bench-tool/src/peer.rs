@@ -2,12 +2,13 @@
 //! It checks no passwords and knows only what the load generator says.
 
 use std::collections::VecDeque;
-use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 
 use crate::error::{Doing, Error};
 use crate::sys::{self, Epoll, Interest};
+use crate::tls::{Handshakes, Link, Server};
 use crate::wire::{self, Lines, send_line};
 
 /// Bytes written to a data connection at once.
@@ -24,6 +25,8 @@ pub struct Options {
     /// Announce the first port to everybody and listen on none:
     /// for measurements that never make a data connection.
     pub announce_only: bool,
+    /// Implicit TLS, on control and data connections.
+    pub tls: Option<Server>,
 }
 
 /// A command that moves data.
@@ -36,12 +39,13 @@ enum Transfer {
 
 /// One control connection, and its data connection while there is one.
 struct Session {
-    control: TcpStream,
+    control: Link,
     lines: Lines,
     /// Index into the ports.
     port: Option<usize>,
-    data: Option<TcpStream>,
-    watched: bool,
+    data: Option<Link>,
+    /// What of the data connection is waited for.
+    watched: Option<Interest>,
     transfer: Option<Transfer>,
 }
 
@@ -93,7 +97,10 @@ pub struct Peer {
     idle_ports: VecDeque<usize>,
     sessions: Vec<Option<Session>>,
     idle_sessions: Vec<usize>,
+    /// Of the data connections of complete transfers.
+    handshakes: Handshakes,
     zeros: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 impl Peer {
@@ -126,7 +133,9 @@ impl Peer {
             ports,
             sessions: Vec::new(),
             idle_sessions: Vec::new(),
+            handshakes: Handshakes::default(),
             zeros: vec![0; CHUNK],
+            scratch: vec![0; CHUNK],
         })
     }
 
@@ -176,13 +185,14 @@ impl Peer {
         self.epoll
             .add(&control, Interest::Read, Token::Control(id).pack())
             .doing("epoll")?;
-        let greeted = send_line(&control, "220 ready").is_ok();
+        let mut control = Link::server(control, self.options.tls.as_ref())?;
+        let greeted = send_line(&mut control, "220 ready").is_ok();
         let session = greeted.then(|| Session {
             control,
             lines: Lines::default(),
             port: None,
             data: None,
-            watched: false,
+            watched: None,
             transfer: None,
         });
         if id == self.sessions.len() {
@@ -207,13 +217,13 @@ impl Peer {
         let Some(session) = self.sessions.get_mut(id).and_then(Option::as_mut) else {
             return Ok(());
         };
-        session.data = Some(data);
-        session.watched = false;
+        session.data = Some(Link::server(data, self.options.tls.as_ref())?);
+        session.watched = None;
         self.with_session(id, Self::move_data)
     }
 
     fn read_commands(&mut self, id: usize, session: &mut Session) -> Result<bool, Error> {
-        if !session.lines.fill(&session.control) {
+        if !session.lines.fill(&mut session.control) {
             return Ok(false);
         }
         while let Some(line) = session.lines.next_line() {
@@ -222,7 +232,8 @@ impl Peer {
                 "USER" => "331 password, please",
                 "PASS" => "230 logged in",
                 "TYPE" => "200 done",
-                "NOOP" => "200 done",
+                "NOOP" | "PBSZ" | "PROT" => "200 done",
+                "STAT" => &self.statistics(),
                 "SIZE" => match wire::size_of(argument) {
                     Some(size) => &format!("213 {size}"),
                     None => "550 no such file",
@@ -241,7 +252,7 @@ impl Peer {
                 "QUIT" => return Ok(false),
                 _ => "502 not here",
             };
-            if send_line(&session.control, reply).is_err() {
+            if send_line(&mut session.control, reply).is_err() {
                 return Ok(false);
             }
         }
@@ -252,6 +263,12 @@ impl Peer {
         let [a, b, c, d] = self.options.announce.octets();
         let [high, low] = port.to_be_bytes();
         format!("227 Entering Passive Mode ({a},{b},{c},{d},{high},{low}).")
+    }
+
+    /// How the data connections began whose transfers are complete.
+    fn statistics(&self) -> String {
+        let Handshakes { full, resumed } = self.handshakes;
+        format!("211 full={full} resumed={resumed}")
     }
 
     /// Starts a transfer; the data connection may be there already or come later.
@@ -268,13 +285,13 @@ impl Peer {
             ("NLST", _) => Transfer::Send { left: 64 },
             (_, Some(left)) => Transfer::Send { left },
             (_, None) => {
-                return Ok(send_line(&session.control, "550 no such file").is_ok());
+                return Ok(send_line(&mut session.control, "550 no such file").is_ok());
             }
         };
         if session.port.is_none() {
-            return Ok(send_line(&session.control, "425 PASV first").is_ok());
+            return Ok(send_line(&mut session.control, "425 PASV first").is_ok());
         }
-        if send_line(&session.control, "150 here it comes").is_err() {
+        if send_line(&mut session.control, "150 here it comes").is_err() {
             return Ok(false);
         }
         session.transfer = Some(transfer);
@@ -283,24 +300,54 @@ impl Peer {
 
     /// Moves what can be moved now; says 226 and closes when the transfer is complete.
     fn move_data(&mut self, id: usize, session: &mut Session) -> Result<bool, Error> {
-        let (Some(data), Some(transfer)) = (&session.data, &mut session.transfer) else {
+        let Some(data) = &mut session.data else {
             return Ok(true);
         };
-        let (interest, outcome) = match transfer {
-            Transfer::Send { left } => (Interest::Write, send(data, &self.zeros, left)),
-            Transfer::Receive { size, got } => (Interest::Read, receive(data, *size, got)),
-        };
-        let Some(reply) = outcome else {
-            if !session.watched {
-                self.epoll
-                    .add(data, interest, Token::Data(id).pack())
-                    .doing("epoll")?;
-                session.watched = true;
+        let (interest, outcome) = match &mut session.transfer {
+            // The client's side of a handshake need not wait for the command.
+            None if data.is_secured() => (Interest::Read, data.attend().map(|()| None)),
+            None => return Ok(true),
+            Some(Transfer::Send { left }) => (Interest::Write, send(data, &self.zeros, left)),
+            Some(Transfer::Receive { size, got }) => {
+                let outcome = receive(data, &mut self.scratch, *size, got);
+                (Interest::Read, outcome)
             }
-            return Ok(true);
         };
+        let reply = match outcome {
+            Ok(Some(reply)) => reply,
+            Err(error) if !wire::is_transient(&error) => "426 data connection broke",
+            _ => {
+                self.watch_data(id, session, interest)?;
+                return Ok(true);
+            }
+        };
+        if reply.starts_with("226") {
+            self.handshakes.count(data);
+        }
         self.give_back(session);
-        Ok(send_line(&session.control, reply).is_ok())
+        Ok(send_line(&mut session.control, reply).is_ok())
+    }
+
+    /// Waits for `interest`, in clear, or for what TLS needs, on the data connection.
+    fn watch_data(
+        &self,
+        id: usize,
+        session: &mut Session,
+        interest: Interest,
+    ) -> Result<(), Error> {
+        let Some(data) = &session.data else {
+            return Ok(());
+        };
+        let interest = data.interest(interest);
+        let token = Token::Data(id).pack();
+        match session.watched {
+            Some(watched) if watched == interest => return Ok(()),
+            Some(_) => self.epoll.change(data.socket(), interest, token),
+            None => self.epoll.add(data.socket(), interest, token),
+        }
+        .doing("epoll")?;
+        session.watched = Some(interest);
+        Ok(())
     }
 
     /// Gives the session the port that rested longest, instead of the one it holds.
@@ -320,7 +367,7 @@ impl Peer {
     fn give_back(&mut self, session: &mut Session) {
         session.data = None;
         session.transfer = None;
-        session.watched = false;
+        session.watched = None;
         if let Some(index) = session.port.take()
             && let Some(port) = self.ports.get_mut(index)
         {
@@ -330,28 +377,29 @@ impl Peer {
     }
 }
 
-/// Sends until the socket is full (`None`) or all is sent; returns the closing reply.
-fn send(mut data: &TcpStream, zeros: &[u8], left: &mut u64) -> Option<&'static str> {
+/// Sends until the socket is full (an error) or all is sent; returns the closing reply.
+fn send(data: &mut Link, zeros: &[u8], left: &mut u64) -> io::Result<Option<&'static str>> {
+    data.attend()?;
     while *left > 0 {
         let size = usize::try_from(*left).unwrap_or(usize::MAX);
-        match data.write(zeros.get(..size).unwrap_or(zeros)) {
-            Ok(count) => *left -= count as u64,
-            Err(error) if wire::is_transient(&error) => return None,
-            Err(_) => return Some("426 data connection broke"),
-        }
+        *left -= data.write(zeros.get(..size).unwrap_or(zeros))? as u64;
     }
-    Some("226 done")
+    data.finish()?;
+    Ok(Some("226 done"))
 }
 
-/// Receives until the socket is empty (`None`) or at its end; returns the closing reply.
-fn receive(data: &TcpStream, size: Option<u64>, got: &mut u64) -> Option<&'static str> {
+/// Receives until the socket is empty (an error) or at its end; returns the closing reply.
+fn receive(
+    data: &mut Link,
+    scratch: &mut [u8],
+    size: Option<u64>,
+    got: &mut u64,
+) -> io::Result<Option<&'static str>> {
     loop {
-        match sys::discard(data, CHUNK) {
-            Ok(0) if size.is_none_or(|size| size == *got) => return Some("226 done"),
-            Ok(0) => return Some("451 wrong size"),
-            Ok(count) => *got += count as u64,
-            Err(error) if wire::is_transient(&error) => return None,
-            Err(_) => return Some("426 data connection broke"),
+        match data.discard(scratch)? {
+            0 if size.is_none_or(|size| size == *got) => return Ok(Some("226 done")),
+            0 => return Ok(Some("451 wrong size")),
+            count => *got += count as u64,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The few system calls that `std` lacks; the only `unsafe` of the tool.
+//! The few system calls that `std` lacks; nearly all `unsafe` of the tool.
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -15,6 +15,8 @@ pub enum Interest {
     Read,
     /// Room in the send buffer.
     Write,
+    /// Whichever comes first.
+    Both,
 }
 
 impl Interest {
@@ -22,6 +24,7 @@ impl Interest {
         match self {
             Self::Read => libc::EPOLLIN as u32,
             Self::Write => libc::EPOLLOUT as u32,
+            Self::Both => Self::Read.bits() | Self::Write.bits(),
         }
     }
 }
@@ -47,6 +50,21 @@ impl Epoll {
 
     /// Watches `source` until it is closed; its events carry `token`.
     pub fn add(&self, source: &impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, source, interest, token)
+    }
+
+    /// Waits for something else of a `source` that is watched.
+    pub fn change(&self, source: &impl AsFd, interest: Interest, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, source, interest, token)
+    }
+
+    fn control(
+        &self,
+        operation: i32,
+        source: &impl AsFd,
+        interest: Interest,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: interest.bits(),
             u64: token,
@@ -55,7 +73,7 @@ impl Epoll {
         check(unsafe {
             libc::epoll_ctl(
                 self.fd.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
+                operation,
                 source.as_fd().as_raw_fd(),
                 &raw mut event,
             )

@@ -1,10 +1,11 @@
 //! The little of FTP that both ends of the bench speak: lines, replies, ports, file names.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::error::{Doing, Error};
+use crate::tls::{Client, Link};
 
 /// Longest line accepted, in bytes.
 const MAX_LINE: usize = 1024;
@@ -20,9 +21,9 @@ pub struct Lines {
 
 impl Lines {
     /// Takes what the connection has. `false`: its end, or nothing more will come.
-    pub fn fill(&mut self, mut stream: &TcpStream) -> bool {
+    pub fn fill(&mut self, link: &mut Link) -> bool {
         let mut chunk = [0; MAX_LINE];
-        match stream.read(&mut chunk) {
+        match link.read(&mut chunk) {
             Ok(0) => false,
             Ok(count) => {
                 self.bytes.extend(chunk.iter().take(count));
@@ -81,27 +82,32 @@ pub fn passive_target(line: &str, control: SocketAddr) -> Option<SocketAddr> {
 
 /// A control connection whose reads block; for the modes in which speed is not measured.
 pub struct Control {
-    stream: TcpStream,
+    link: Link,
     lines: Lines,
 }
 
 impl Control {
-    /// Connects; the greeting is still to be read.
+    /// Connects in clear; the greeting is still to be read.
     pub fn connect(target: SocketAddr) -> Result<Self, Error> {
+        Self::connect_with(target, None)
+    }
+
+    /// Connects, for implicit TLS if there is a `client` for it.
+    pub fn connect_with(target: SocketAddr, client: Option<&Client>) -> Result<Self, Error> {
         let stream = TcpStream::connect(target).doing("control connect")?;
         stream.set_nodelay(true).doing("TCP_NODELAY")?;
         stream
             .set_read_timeout(Some(PATIENCE))
             .doing("read timeout")?;
         Ok(Self {
-            stream,
+            link: Link::client(stream, client, None)?,
             lines: Lines::default(),
         })
     }
 
     /// Sends one command.
-    pub fn send(&self, command: &str) -> Result<(), Error> {
-        send_line(&self.stream, command)
+    pub fn send(&mut self, command: &str) -> Result<(), Error> {
+        send_line(&mut self.link, command)
     }
 
     /// Reads one reply, which must have `code`; returns its last line.
@@ -115,7 +121,7 @@ impl Control {
                 }
             }
             let held = self.lines.bytes.len();
-            if !self.lines.fill(&self.stream) {
+            if !self.lines.fill(&mut self.link) {
                 return Err(Error::Peer("control connection was closed".into()));
             }
             if self.lines.bytes.len() == held {
@@ -127,26 +133,36 @@ impl Control {
     /// Reads the reply to PASV.
     pub fn expect_passive(&mut self) -> Result<SocketAddr, Error> {
         let line = self.expect(227)?;
-        let control = self.stream.peer_addr().doing("getpeername")?;
+        let control = self.link.socket().peer_addr().doing("getpeername")?;
         passive_target(&line, control).ok_or(Error::Peer(line))
     }
 
     /// Gives the connection away, for a loop that does not block.
-    pub fn into_stream(self) -> TcpStream {
-        self.stream
+    pub fn into_link(self) -> Link {
+        self.link
     }
 }
 
 /// Sends `line` at once: it is short and the send buffer of a control connection is empty.
-pub fn send_line(mut stream: &TcpStream, line: &str) -> Result<(), Error> {
-    let text = format!("{line}\r\n");
-    stream.write_all(text.as_bytes()).doing("control write")
+pub fn send_line(link: &mut Link, line: &str) -> Result<(), Error> {
+    link.write_line(line).doing("control write")
 }
 
-/// Connects and logs in.
+/// Connects and logs in, in clear.
 pub fn log_in(target: SocketAddr) -> Result<Control, Error> {
-    let mut control = Control::connect(target)?;
+    log_in_with(target, None)
+}
+
+/// Connects and logs in, with implicit TLS for control and data if there is a `client` for it.
+pub fn log_in_with(target: SocketAddr, client: Option<&Client>) -> Result<Control, Error> {
+    let mut control = Control::connect_with(target, client)?;
     control.expect(220)?;
+    if client.is_some() {
+        for command in ["PBSZ 0", "PROT P"] {
+            control.send(command)?;
+            control.expect(200)?;
+        }
+    }
     control.send("USER bench")?;
     control.expect(331)?;
     control.send("PASS bench")?;
