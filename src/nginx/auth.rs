@@ -24,7 +24,7 @@ use nginx_sys::{
 
 use super::context;
 use super::guard::guarded;
-use super::{module, stock};
+use super::{module, socket, stock};
 use crate::session::{AUTH_TLS, Step, Upgrade};
 
 /// What a control connection keeps for it.
@@ -420,7 +420,7 @@ impl Auth {
                 if (*(*pc).write).ready() == 0 {
                     return Progress::Waits;
                 }
-                if !is_connected(pc) {
+                if !socket::is_connected(pc) {
                     return Progress::Over;
                 }
                 self.enter(s, Stage::Greeting);
@@ -519,15 +519,5 @@ impl Auth {
             }
         }
         Some(true)
-    }
-}
-
-/// Whether the connect has succeeded. The error, if there is one, stays where the proxy looks for it.
-unsafe fn is_connected(pc: *mut ngx_connection_t) -> bool {
-    // SAFETY: an open socket, and room for any address.
-    unsafe {
-        let mut none: libc::sockaddr_storage = std::mem::zeroed();
-        let mut length = size_of_val(&none) as libc::socklen_t;
-        libc::getpeername((*pc).fd, (&raw mut none).cast(), &raw mut length) == 0
     }
 }

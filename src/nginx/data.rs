@@ -298,6 +298,9 @@ impl Data {
                 Ending::Complete => true,
             };
             set_reset_at_close(c, !clean);
+            if clean {
+                tls::say_goodbye(c);
+            }
             if let Some(taken) = self.taken {
                 let (port, target, ending, client) =
                     (self.port, taken.target, self.ending, self.client);
@@ -437,7 +440,10 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
         guarded((*peer).log, (), || {
             if state & NGX_PEER_FAILED as ngx_uint_t != 0 {
                 (*peer).tries = (*peer).tries.saturating_sub(1);
-                if let Some(data) = context::data(s.cast()) {
+                let pc = (*peer).connection;
+                // In its handshake it is there: a client may have thought better of it, or the server.
+                let answered = !pc.is_null() && socket::is_connected(pc);
+                if let Some(data) = context::data(s.cast()).filter(|_| !answered) {
                     data.blame_network((*peer).log);
                 }
                 return;

@@ -176,6 +176,20 @@ pub unsafe fn failed(c: *mut ngx_connection_t, notified: bool) -> bool {
     }
 }
 
+/// Whether the connect has succeeded. The error, if there is one, stays where the proxy looks for it.
+///
+/// # Safety
+///
+/// `pc` has a socket.
+pub unsafe fn is_connected(pc: *mut ngx_connection_t) -> bool {
+    // SAFETY: an open socket, and room for any address.
+    unsafe {
+        let mut none: libc::sockaddr_storage = std::mem::zeroed();
+        let mut length = size_of_val(&none) as libc::socklen_t;
+        libc::getpeername((*pc).fd, (&raw mut none).cast(), &raw mut length) == 0
+    }
+}
+
 /// Whether the peer has sent all that it will send. Over TLS close_notify is not asked for: many clients never
 /// send it.
 ///

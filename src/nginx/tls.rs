@@ -8,13 +8,14 @@ use std::ffi::c_void;
 
 use super::log::ngx_log_error;
 use nginx_sys::{
-    NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR,
-    SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl, SSL_session_reused, SSL_set_cert_cb,
-    SSL_set_msg_callback, SSL_set_num_tickets, SSL_set_session_id_context, SSL3_RT_ALERT,
-    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t,
-    ngx_log_t, ngx_post_event, ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake,
-    ngx_stream_core_run_phases, ngx_stream_finalize_session, ngx_stream_handler_pt,
-    ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t, ngx_uint_t,
+    ERR_clear_error, NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK,
+    NGX_STREAM_INTERNAL_SERVER_ERROR, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl,
+    SSL_session_reused, SSL_set_cert_cb, SSL_set_msg_callback, SSL_set_num_tickets,
+    SSL_set_session_id_context, SSL_shutdown, SSL3_RT_ALERT, ngx_add_timer, ngx_connection_t,
+    ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_log_t, ngx_post_event,
+    ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
+    ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
+    ngx_stream_session_t, ngx_uint_t,
 };
 
 use super::context::{self, Context};
@@ -96,6 +97,27 @@ pub unsafe fn note_close(c: *mut ngx_connection_t, notified: *mut bool) {
             SSL_set_msg_callback(tls.connection, Some(on_message));
             let arg = SSL_CTRL_SET_MSG_CALLBACK_ARG as i32;
             SSL_ctrl(tls.connection, arg, 0, notified.cast());
+        }
+    }
+}
+
+/// Sends close_notify to a client that has everything, before nginx does: its own two calls, the second of which finds
+/// the client's FIN, would leave OpenSSL in the belief that none was sent, and take the session, which the control
+/// connection and later data connections use as well, out of the cache.
+///
+/// # Safety
+///
+/// `c` is open.
+pub unsafe fn say_goodbye(c: *mut ngx_connection_t) {
+    // SAFETY: the connection's TLS is up.
+    unsafe {
+        let Some(tls) = (*c).ssl.as_ref() else {
+            return;
+        };
+        if tls.handshaked() == 1 && (*c).buffered() == 0 {
+            SSL_shutdown(tls.connection);
+            // Or nginx would find it at its next call, and wonder.
+            ERR_clear_error();
         }
     }
 }
