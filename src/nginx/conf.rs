@@ -90,6 +90,11 @@ impl SrvConf {
         other.then_some(self.other_proxy)
     }
 
+    /// Whether the server's own proxy does TLS with servers, or does not, as told.
+    pub fn is_proxied_so(&self, tls: bool) -> bool {
+        tls == (self.proxy_ssl == 1)
+    }
+
     /// `ftp_auth_tls`.
     pub fn auth_tls(&self) -> AuthTls {
         match self.auth_tls {

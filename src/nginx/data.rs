@@ -248,9 +248,16 @@ impl Data {
         let tls = self.taken.is_some_and(|taken| taken.tls.server);
         // SAFETY: the session is not proxied yet.
         unsafe {
-            match context::conf(self.s).proxy_for(tls) {
+            let conf = context::conf(self.s);
+            match conf.proxy_for(tls) {
                 Some(proxy) => stock::use_proxy_conf(self.s, proxy),
-                None => true,
+                None if conf.is_proxied_so(tls) => true,
+                None => {
+                    // An older configuration had `proxy_ssl on`, and its control session lives on.
+                    let what = "no server of its zone has \"proxy_ssl on\" any more";
+                    ngx_log_error!(NGX_LOG_ERR, (*(*self.s).connection).log, "{what}");
+                    false
+                }
             }
         }
     }
