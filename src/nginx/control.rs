@@ -29,7 +29,7 @@ use super::resume::Resumable;
 use super::tls::{self, Handshake};
 use super::{address, socket, stock, zone};
 use crate::ports::Host;
-use crate::session::{Actions, Mode, Session, Terms};
+use crate::session::{Actions, Mode, Modes, Session, Terms};
 
 /// The state of a control connection.
 pub struct Control {
@@ -171,11 +171,16 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
         // Synch before ABOR arrives out of band; nginx would lose it, and with it the line's start.
         let on: i32 = 1;
         libc::setsockopt((*c).fd, SOL_SOCKET, SO_OOBINLINE, (&raw const on).cast(), 4);
-        let client = address::read((*c).sockaddr).map(|client| Host::from_socket(&client));
-        let over_ipv4 = client.is_some_and(|client| client.ip().is_ipv4());
+        let client = address::read((*c).sockaddr).map(|mut client| {
+            client.set_ip(Host::from_socket(&client).ip());
+            client
+        });
         let control = Control {
             machine: Session::new(Terms {
-                client_is_ipv4: over_ipv4,
+                modes: Modes {
+                    client,
+                    ..Modes::default()
+                },
                 auth: conf.auth_tls(),
                 implicit_tls: (*s).ssl() == 1,
                 // What a name in the client's hello decides is known when the server is connected.
@@ -456,7 +461,7 @@ impl Control {
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
             let server_tls = !(*self.outside.upstream_connection()).ssl.is_null();
             let data_tls_required = self.outside.conf().data_tls_required();
-            self.machine.connected(server_tls, data_tls_required);
+            self.machine.chosen(server_tls, data_tls_required);
             (*write).handler = Some(on_client_write);
         }
     }

@@ -20,7 +20,7 @@ use super::zone::Zone;
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Reserved, Ticket};
-use crate::session::{Actions, Mode, Note, Passive, Unavailable};
+use crate::session::{Actions, Announced, Asked, Mode, Note, Passive, Unavailable};
 
 /// Data connections of one session that are looked after at the same time; more are only a client's
 /// that asks for ports and lets the transfers run on.
@@ -247,6 +247,33 @@ impl Actions for Outside {
             self.release();
         }
         reserved.ok_or(Unavailable)
+    }
+
+    fn reserve_active(
+        &mut self,
+        _asked: Asked<'_>,
+        _address: SocketAddr,
+    ) -> Result<SocketAddr, Unavailable> {
+        Err(Unavailable)
+    }
+
+    fn reserve_dialled(
+        &mut self,
+        _asked: Asked<'_>,
+        _address: SocketAddr,
+        _server: Announced,
+    ) -> Result<(), Unavailable> {
+        Err(Unavailable)
+    }
+
+    fn dial(&mut self) {}
+
+    fn reserve_for_server(&mut self, _asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
+        Err(Unavailable)
+    }
+
+    fn reserve_for_client(&mut self, _asked: Asked<'_>) -> Result<HostPort, Unavailable> {
+        Err(Unavailable)
     }
 
     fn release(&mut self) {

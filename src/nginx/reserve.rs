@@ -123,7 +123,7 @@ impl Outside {
             let zone = self.zone()?;
             let host = match passive.mode {
                 Mode::Pasv => self.announced()?,
-                Mode::Epsv => Ipv4Addr::UNSPECIFIED,
+                _ => Ipv4Addr::UNSPECIFIED,
             };
             let Some(target) = self.target(passive) else {
                 ngx_log_error!(
@@ -266,8 +266,8 @@ impl fmt::Display for Whom {
 impl From<Mode> for crate::ports::Mode {
     fn from(mode: Mode) -> Self {
         match mode {
-            Mode::Pasv => Self::Pasv,
-            Mode::Epsv => Self::Epsv,
+            Mode::Pasv | Mode::Port => Self::Pasv,
+            Mode::Epsv | Mode::Eprt => Self::Epsv,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::data::{Data, Ending};
 use super::guard::guarded;
 use super::socket;
 use super::stock::text;
-use crate::{ports, session};
+use crate::ports;
 
 /// The value of a variable: `None` where there is none.
 type Value = Option<Vec<u8>>;
@@ -54,12 +54,7 @@ static VARIABLES: [Variable; 10] = [
     Variable {
         name: c"ftp_mode",
         value: Getter::Session {
-            control: |control| {
-                Some(match control.mode()? {
-                    session::Mode::Pasv => b"PASV".to_vec(),
-                    session::Mode::Epsv => b"EPSV".to_vec(),
-                })
-            },
+            control: |control| Some(control.mode()?.verb().into()),
             data: |data| {
                 Some(match data.reservation()?.mode {
                     ports::Mode::Pasv => b"PASV".to_vec(),

@@ -15,24 +15,26 @@
 //! Only the reply to a PASV or EPSV that was seen is rewritten. Any other 227 or 229 never reaches the
 //! client. It owns no socket, no clock and no table: whoever implements [`Actions`] does.
 
+mod actions;
 mod local;
+mod modes;
 mod protection;
 mod queue;
 #[cfg(test)]
 mod tests;
 mod upgrade;
 
-use std::net::Ipv4Addr;
-
 use crate::ftp::command::{Transfer, is_unpromised, without_telnet};
 use crate::ftp::line::Line;
 use crate::ftp::reply::Piece;
-use crate::ftp::{Code, Command, HostPort, Lines, PassiveReply, ReplyReader};
+use crate::ftp::{Code, Command, Lines, PassiveReply, ReplyReader};
+pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable};
 pub use local::Local;
+pub use modes::{ClientModes, Mode, Modes, ServerMode};
 pub use protection::AuthTls;
 use protection::{Answer, Protection};
+pub use queue::MAX_OUTSTANDING;
 use queue::{Expected, Queue};
-pub use queue::{MAX_OUTSTANDING, Mode};
 pub use upgrade::{AUTH_TLS, MAX_GREETING, Refusal, Step, Upgrade};
 
 /// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
@@ -46,86 +48,6 @@ pub const MAX_NOTED: usize = 240;
 
 /// Ports below this are no data ports (RFC 2577 3).
 const FIRST_DATA_PORT: u16 = 1024;
-
-/// What the machine has done. The caller carries it out, in order, at once.
-pub trait Actions {
-    /// Bytes for the server.
-    fn forward(&mut self, bytes: &[u8]);
-    /// Bytes for the client.
-    fn reply(&mut self, bytes: &[u8]);
-    /// The server listens: reserve a data port of the proxy. What the session had reserved before and
-    /// was not used is given back first. The address returned is told to the client; in a reply to
-    /// EPSV only its port.
-    fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable>;
-    /// Give back what the session has reserved, unless a data connection has taken it.
-    fn release(&mut self);
-    /// The transfer command that belongs to the current reservation.
-    fn annotate(&mut self, transfer: Transfer<'_>);
-    /// Something to log.
-    fn note(&mut self, note: Note);
-    /// The handshake with the client may begin when what was replied so far has been sent; nothing more is
-    /// replied until [`Session::secured`], and no byte of the server is taken.
-    fn start_tls(&mut self);
-    /// Close both connections.
-    fn close(&mut self);
-}
-
-/// What a server announced, for [`Actions::reserve`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passive<'a> {
-    /// How the client asked.
-    pub mode: Mode,
-    /// The host in a 227, if it names one; not to be trusted.
-    pub host: Option<Ipv4Addr>,
-    /// The server's data port, 1024..=65535.
-    pub port: u16,
-    /// The user name.
-    pub user: &'a [u8],
-    /// The transfer command, if the client sent it ahead.
-    pub transfer: Option<Transfer<'a>>,
-    /// The client's data connection uses TLS.
-    pub protected: bool,
-    /// The server's data connection uses TLS.
-    pub server_protected: bool,
-}
-
-/// No data port can be offered; the client gets 425.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no data port")]
-pub struct Unavailable;
-
-/// Things worth a line in the log; none carries bytes of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Note {
-    /// The server's fault.
-    #[error("server sent unexpected {0} reply")]
-    UnexpectedPassive(u16),
-    /// The server's fault.
-    #[error("server sent invalid {0} reply")]
-    InvalidPassive(u16),
-    /// The server's fault.
-    #[error("server announced privileged data port {0}")]
-    PrivilegedPort(u16),
-    /// The server's fault, or the admin's.
-    #[error("server refused \"PROT P\" with {0}: its data connections are in clear")]
-    NoPrivateData(u16),
-    /// The client's fault.
-    #[error("client sent too long command line")]
-    TooLong,
-    /// The client's fault.
-    #[error("client sent HTTP request")]
-    Http,
-    /// The client's fault.
-    #[error("client sent malformed command")]
-    Malformed,
-}
-
-impl Note {
-    /// Whose fault it is decides the level.
-    pub fn is_of_client(self) -> bool {
-        matches!(self, Self::TooLong | Self::Http | Self::Malformed)
-    }
-}
 
 /// What happens to the text of the current reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,8 +87,8 @@ impl Noted {
 /// What a control connection begins with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// The client came over IPv4; PASV is refused to others.
-    pub client_is_ipv4: bool,
+    /// Where the client is, and which modes there are.
+    pub modes: Modes,
     /// What AUTH gets.
     pub auth: AuthTls,
     /// The client's connection is TLS from its first byte.
@@ -180,8 +102,9 @@ pub struct Terms {
 /// One control connection.
 #[derive(Debug)]
 pub struct Session {
-    /// PASV can be answered.
-    client_is_ipv4: bool,
+    modes: Modes,
+    /// The server is reached over IPv4; `None` while that is not known, and where it is reached by a path.
+    server_is_ipv4: Option<bool>,
     protection: Protection,
     /// Nothing more is read.
     closed: bool,
@@ -205,7 +128,8 @@ impl Session {
         let mut queue = Queue::default();
         queue.push(Expected::Greeting);
         Self {
-            client_is_ipv4: terms.client_is_ipv4,
+            modes: terms.modes,
+            server_is_ipv4: None,
             protection: Protection::new(
                 terms.auth,
                 terms.implicit_tls,
@@ -225,9 +149,15 @@ impl Session {
         }
     }
 
-    /// The server is there, and nothing of it has been seen.
-    pub fn connected(&mut self, server_tls: bool, data_tls_required: bool) {
+    /// What a name in the client's hello decides: whether the server's connection is TLS, and whether transfers need
+    /// PROT P. Before any bytes come of either side.
+    pub fn chosen(&mut self, server_tls: bool, data_tls_required: bool) {
         self.protection.connected(server_tls, data_tls_required);
+    }
+
+    /// The server is connected, before any bytes come of either side. `None` where it has no address.
+    pub fn connected(&mut self, server_is_ipv4: Option<bool>) {
+        self.server_is_ipv4 = server_is_ipv4;
     }
 
     /// The name of the last USER, empty before; [`MAX_NOTED`] bytes at most.
@@ -315,7 +245,7 @@ impl Session {
     /// One command line, its end included where the client sent one.
     fn command(&mut self, line: &[u8], actions: &mut impl Actions) {
         let expected = match Command::parse(line) {
-            Command::Pasv if !self.client_is_ipv4 => {
+            Command::Pasv if !self.modes.client_is_ipv4() => {
                 return self.answer(Local::NoIpv4, actions);
             }
             Command::Pasv => {
@@ -600,7 +530,7 @@ impl Session {
         let mut line = Vec::with_capacity(reply.len().saturating_add(24));
         match mode {
             Mode::Pasv => parsed.write_227(proxy, &mut line),
-            Mode::Epsv => parsed.write_229(proxy.port, &mut line),
+            _ => parsed.write_229(proxy.port, &mut line),
         }
         Ok(line)
     }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::local::Local;
+use super::modes::Mode;
 use crate::ftp::Code;
 
 /// Replies a client may have outstanding before it is not read any more.
@@ -11,15 +12,6 @@ pub const MAX_OUTSTANDING: usize = 4096;
 
 /// Entries for which an idle session keeps memory.
 const KEPT: usize = 16;
-
-/// How a data connection was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// PASV, answered 227.
-    Pasv,
-    /// EPSV, answered 229.
-    Epsv,
-}
 
 /// A reply that is still to come, by what it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,9 @@
 //! Dialogues as wire text, replayed whole and split at every byte.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use super::*;
+use crate::ftp::HostPort;
 
 /// Plays both peers' outside: collects what goes out, reserves port after port.
 #[derive(Default)]
@@ -42,6 +45,24 @@ impl Actions for Outside {
             port,
         })
     }
+    fn reserve_active(&mut self, _: Asked<'_>, _: SocketAddr) -> Result<SocketAddr, Unavailable> {
+        Err(Unavailable)
+    }
+    fn reserve_dialled(
+        &mut self,
+        _: Asked<'_>,
+        _: SocketAddr,
+        _: Announced,
+    ) -> Result<(), Unavailable> {
+        Err(Unavailable)
+    }
+    fn dial(&mut self) {}
+    fn reserve_for_server(&mut self, _: Asked<'_>) -> Result<SocketAddr, Unavailable> {
+        Err(Unavailable)
+    }
+    fn reserve_for_client(&mut self, _: Asked<'_>) -> Result<HostPort, Unavailable> {
+        Err(Unavailable)
+    }
     fn release(&mut self) {
         self.events.push("release".to_owned());
     }
@@ -60,10 +81,21 @@ impl Actions for Outside {
 }
 
 fn session(client_is_ipv4: bool) -> Session {
+    let client = match client_is_ipv4 {
+        true => "192.0.2.9:40000",
+        false => "[2001:db8::9]:40000",
+    };
     Session::new(Terms {
-        client_is_ipv4,
+        modes: of_client(client),
         ..Terms::default()
     })
+}
+
+fn of_client(client: &str) -> Modes {
+    Modes {
+        client: Some(client.parse().unwrap()),
+        ..Modes::default()
+    }
 }
 
 /// One side's bytes.
@@ -632,7 +664,7 @@ fn play_tls(terms: Terms, dialogue: &[Side<'_>]) -> Played {
 
 fn offering(auth: AuthTls) -> Terms {
     Terms {
-        client_is_ipv4: true,
+        modes: of_client("192.0.2.9:40000"),
         auth,
         ..Terms::default()
     }
@@ -726,7 +758,7 @@ fn login_waits_for_tls_where_it_must() {
 #[test]
 fn prot_decides_over_data_connections() {
     let terms = Terms {
-        client_is_ipv4: true,
+        modes: of_client("192.0.2.9:40000"),
         auth: AuthTls::On,
         ..Terms::default()
     };
