@@ -13,7 +13,9 @@ pub enum Command<'a> {
     /// PASV, and P@SW, by which some servers know it too.
     Pasv,
     /// EPSV with a protocol number or none (RFC 2428 3).
-    Epsv,
+    Epsv(&'a [u8]),
+    /// EPSV ALL: the client will ask in no other way (RFC 2428 4).
+    EpsvAll,
     /// PORT with its address.
     Port(Result<HostPort, BadAddress>),
     /// EPRT with its address (RFC 2428 2).
@@ -69,8 +71,8 @@ const UNSAFE: [&str; 11] = [
     "LPSV", "LPRT", "SPSV", "CPSV", "SPAS", "SPOR", "SSCN", "ADAT", "MIC", "CONF", "ENC",
 ];
 
-/// Further verbs that a FEAT reply must not promise: the proxy refuses them, or what leads to them.
-const UNPROMISED: [&str; 6] = ["CCC", "AUTH", "PBSZ", "PROT", "PORT", "EPRT"];
+/// Further verbs that a FEAT reply must not promise: the proxy refuses them, or promises them itself.
+const UNPROMISED: [&str; 4] = ["CCC", "AUTH", "PBSZ", "PROT"];
 
 const HTTP: [&str; 14] = [
     "GET",
@@ -107,8 +109,8 @@ impl<'a> Command<'a> {
         capitals.make_ascii_uppercase();
         match &*capitals {
             b"PASV" | b"P@SW" => Self::Pasv,
-            b"EPSV" if argument.trim_ascii().eq_ignore_ascii_case(b"ALL") => Self::Other,
-            b"EPSV" => Self::Epsv,
+            b"EPSV" if argument.trim_ascii().eq_ignore_ascii_case(b"ALL") => Self::EpsvAll,
+            b"EPSV" => Self::Epsv(argument.trim_ascii()),
             b"PORT" => Self::Port(HostPort::parse(argument)),
             b"EPRT" => Self::Eprt(parse_eprt(argument)),
             b"USER" => Self::User(argument),
@@ -155,10 +157,16 @@ pub fn without_telnet(mut line: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether a line of a FEAT reply promises what the proxy refuses.
+/// Whether a line of a FEAT reply promises what no session has of the server: the proxy refuses it, or
+/// promises it itself.
 pub fn is_unpromised(feature: &[u8]) -> bool {
     let (verb, _) = split(feature);
     one_of(&UNSAFE, verb).is_some() || one_of(&UNPROMISED, verb).is_some()
+}
+
+/// Whether a line of a FEAT reply promises one of these verbs.
+pub fn promises(feature: &[u8], verbs: &'static [&'static str]) -> bool {
+    one_of(verbs, split(feature).0).is_some()
 }
 
 fn one_of(verbs: &'static [&'static str], verb: &[u8]) -> Option<&'static str> {
@@ -189,10 +197,16 @@ mod tests {
         for line in ["pasv\r\n", "PaSv\n", "PASV \r\n", " PASV\r\n", "P@SW\r\n"] {
             assert_eq!(Command::parse(line.as_bytes()), Command::Pasv, "{line}");
         }
-        for line in ["EPSV\r\n", "EPSV 1\r\n", "epsv 2\r\n", "EPSV 3\r\n"] {
-            assert_eq!(Command::parse(line.as_bytes()), Command::Epsv, "{line}");
+        for (line, protocol) in [
+            ("EPSV\r\n", ""),
+            ("EPSV 1\r\n", "1"),
+            ("epsv  2 \n", "2"),
+            ("EPSV 3\r\n", "3"),
+        ] {
+            let epsv = Command::Epsv(protocol.as_bytes());
+            assert_eq!(Command::parse(line.as_bytes()), epsv, "{line}");
         }
-        assert_eq!(Command::parse(b"EPSV ALL\r\n"), Command::Other);
+        assert_eq!(Command::parse(b"EPSV all \r\n"), Command::EpsvAll);
         assert_eq!(Command::parse(b"PASVX\r\n"), Command::Other);
         assert_eq!(Command::parse(b"\r\n"), Command::Empty);
         assert_eq!(Command::parse(b"  \n"), Command::Empty);
@@ -245,22 +259,19 @@ mod tests {
 
     #[test]
     fn features_the_proxy_refuses_are_unpromised() {
-        for feature in [
-            " AUTH TLS\r\n",
-            " auth ssl;tls\n",
-            " EPRT",
-            " SPSV\r\n",
-            " PBSZ",
-        ] {
+        for feature in [" AUTH TLS\r\n", " auth ssl;tls\n", " SPSV\r\n", " PBSZ"] {
             assert!(is_unpromised(feature.as_bytes()), "{feature}");
         }
         for feature in [
             " EPSV\r\n",
+            " EPRT",
             " MLST type*;\r\n",
             "211 End\r\n",
             " REST STREAM",
         ] {
             assert!(!is_unpromised(feature.as_bytes()), "{feature}");
         }
+        assert!(promises(b" eprt\r\n", &["PORT", "EPRT"]));
+        assert!(!promises(b" EPRTX\r\n", &["PORT", "EPRT"]));
     }
 }

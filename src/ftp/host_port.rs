@@ -21,6 +21,12 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl From<HostPort> for SocketAddr {
+    fn from(host_port: HostPort) -> Self {
+        Self::from((host_port.host, host_port.port))
+    }
+}
+
 /// What is wrong with the argument of PORT or EPRT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAddress {
@@ -53,16 +59,42 @@ impl HostPort {
 impl HostPort {
     /// Writes `(h1,h2,h3,h4,p1,p2)`: the form that every client and firewall understands.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let [h1, h2, h3, h4] = self.host.octets();
-        let [p1, p2] = self.port.to_be_bytes();
-        let mut before = b'(';
-        for number in [h1, h2, h3, h4, p1, p2] {
-            out.push(before);
-            write_decimal(number.into(), |digit| out.push(digit));
-            before = b',';
-        }
+        out.push(b'(');
+        self.write_numbers(out);
         out.push(b')');
     }
+
+    /// Writes `h1,h2,h3,h4,p1,p2`.
+    fn write_numbers(&self, out: &mut Vec<u8>) {
+        let [h1, h2, h3, h4] = self.host.octets();
+        let [p1, p2] = self.port.to_be_bytes();
+        for (place, number) in [h1, h2, h3, h4, p1, p2].into_iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            write_decimal(number.into(), |digit| out.push(digit));
+        }
+    }
+}
+
+/// Writes the command that tells `address`: PORT for IPv4, which every server understands, EPRT for IPv6, which
+/// PORT cannot name (RFC 2428 2). A zone id is nobody's but ours and not written.
+pub fn write_active(address: SocketAddr, out: &mut Vec<u8>) {
+    match address.ip().to_canonical() {
+        IpAddr::V4(host) => {
+            let port = address.port();
+            out.extend_from_slice(b"PORT ");
+            HostPort { host, port }.write_numbers(out);
+        }
+        IpAddr::V6(host) => {
+            out.extend_from_slice(b"EPRT |2|");
+            out.extend_from_slice(host.to_string().as_bytes());
+            out.push(b'|');
+            write_decimal(address.port(), |digit| out.push(digit));
+            out.push(b'|');
+        }
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A number as FTP writes them. By hand, for it is done for every transfer.
@@ -78,6 +110,12 @@ pub fn write_decimal(number: u16, mut write: impl FnMut(u8)) {
 /// Whether four or more numbers stand in a row anywhere: an address, whoever's it is.
 pub fn shows_an_address(text: &[u8]) -> bool {
     runs(text).any(|(run, _)| run.count >= 4)
+}
+
+/// As [`shows_an_address`], or so many colons that it may be one of IPv6. A time of day is none.
+pub fn names_an_address(text: &[u8]) -> bool {
+    let colons = text.iter().filter(|byte| **byte == b':').count();
+    shows_an_address(text) || colons > 2 || text.windows(2).any(|pair| pair == b"::")
 }
 
 /// Reads the argument of EPRT, `|1|132.235.1.2|6275|`: any delimiter of 33..126 (RFC 2428 2).
@@ -309,6 +347,23 @@ mod tests {
                 "{argument}"
             );
         }
+    }
+
+    #[test]
+    fn active_commands_are_written_as_they_are_read() {
+        for (address, command) in [
+            ("10.0.0.9:1025", "PORT 10,0,0,9,4,1\r\n"),
+            ("[::ffff:255.0.0.1]:65535", "PORT 255,0,0,1,255,255\r\n"),
+            ("[2001:db8::1%3]:40000", "EPRT |2|2001:db8::1|40000|\r\n"),
+        ] {
+            let mut out = Vec::new();
+            write_active(address.parse().unwrap(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), command);
+        }
+        let mut out = Vec::new();
+        write_active("[::1]:80".parse().unwrap(), &mut out);
+        let argument = out.strip_prefix(b"EPRT ").unwrap();
+        assert_eq!(parse_eprt(argument), Ok("[::1]:80".parse().unwrap()));
     }
 
     #[test]

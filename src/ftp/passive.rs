@@ -46,22 +46,17 @@ impl<'a> PassiveReply<'a> {
         })
     }
 
-    /// One clean 227 line that announces `proxy`.
+    /// One clean 227 line that announces `proxy`, in the server's words.
     pub fn write_227(&self, proxy: HostPort, out: &mut Vec<u8>) {
         let reads_back =
             |line: &[u8]| HostPort::find(line).is_some_and(|(found, _)| found == proxy);
         self.write(b"227 ", out, |out| proxy.write(out), reads_back);
     }
 
-    /// One clean 229 line that announces `port` of the proxy.
+    /// One clean 229 line that announces `port` of the proxy, in the server's words.
     pub fn write_229(&self, port: u16, out: &mut Vec<u8>) {
-        let announce = |out: &mut Vec<u8>| {
-            out.extend_from_slice(b"(|||");
-            write_decimal(port, |digit| out.push(digit));
-            out.extend_from_slice(b"|)");
-        };
         let reads_back = |line: &[u8]| find_extended(line).is_some_and(|(found, _)| found == port);
-        self.write(b"229 ", out, announce, reads_back);
+        self.write(b"229 ", out, |out| write_extended(port, out), reads_back);
     }
 
     /// Writes the server's words around what is announced, or harmless ones where the former tell too much or
@@ -104,6 +99,26 @@ impl<'a> PassiveReply<'a> {
             _ => (before, after),
         }
     }
+}
+
+/// A 227 line that announces `proxy`, in our words.
+pub fn write_227(proxy: HostPort, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"227 Entering Passive Mode ");
+    proxy.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A 229 line that announces `port` of the proxy, in our words.
+pub fn write_229(port: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"229 Entering Extended Passive Mode ");
+    write_extended(port, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_extended(port: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"(|||");
+    write_decimal(port, |digit| out.push(digit));
+    out.extend_from_slice(b"|)");
 }
 
 /// Looks at the lines from the last to the first, without their code and their end.
@@ -252,6 +267,22 @@ mod tests {
         out.clear();
         reply.write_229(10001, &mut out);
         assert_eq!(out, b"229 Node 2 (|||10001|), 3 left\r\n");
+    }
+
+    #[test]
+    fn own_words_are_read_back() {
+        let proxy = HostPort {
+            host: Ipv4Addr::new(203, 0, 113, 5),
+            port: 10000,
+        };
+        let mut out = Vec::new();
+        write_227(proxy, &mut out);
+        assert_eq!(out, b"227 Entering Passive Mode (203,0,113,5,39,16)\r\n");
+        assert_eq!(PassiveReply::parse_227(&out).unwrap().port, 10000);
+        out.clear();
+        write_229(10000, &mut out);
+        assert_eq!(out, b"229 Entering Extended Passive Mode (|||10000|)\r\n");
+        assert_eq!(PassiveReply::parse_229(&out).unwrap().port, 10000);
     }
 
     #[test]

@@ -164,6 +164,11 @@ impl ReplyReader {
         self.reply.is_some() || self.phase != Phase::Head || self.told > 0
     }
 
+    /// Whether the text that comes belongs to a reply.
+    pub fn is_in_reply(&self) -> bool {
+        self.reply.is_some()
+    }
+
     /// Whether the current line is the last one of its reply.
     pub fn is_in_last_line(&self) -> bool {
         self.last

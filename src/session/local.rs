@@ -1,5 +1,6 @@
 //! The replies that the proxy gives itself, in one place.
 
+use super::modes::Mode;
 use crate::ftp::host_port::BadAddress;
 
 /// A reply of the proxy's own; it stands in the queue among the server's.
@@ -9,8 +10,26 @@ pub enum Local {
     NoDataConnection,
     /// PASV cannot name an IPv6 address (RFC 2428 3).
     NoIpv4,
-    /// PORT and EPRT: the proxy does no active mode.
+    /// PORT and EPRT where only passive mode is allowed.
     NoActiveMode,
+    /// PASV and EPSV where only active mode is allowed.
+    NoPassiveMode,
+    /// PORT is accepted.
+    PortAccepted,
+    /// EPRT is accepted.
+    EprtAccepted,
+    /// EPSV ALL is accepted (RFC 2428 4).
+    EpsvAll,
+    /// PASV, PORT or EPRT behind EPSV ALL.
+    OnlyEpsv,
+    /// EPSV with a protocol other than IPv4, over IPv4 (RFC 2428 3).
+    OnlyProtocol1,
+    /// EPSV with a protocol other than IPv6, over IPv6.
+    OnlyProtocol2,
+    /// PORT or EPRT with another host's address (RFC 2577 3).
+    ForeignAddress,
+    /// PORT or EPRT with a port below 1024 (RFC 2577 3).
+    PrivilegedPort,
     /// PORT or EPRT with an argument that is no address.
     BadAddress,
     /// EPRT with a protocol other than 1 and 2 (RFC 2428 2).
@@ -25,7 +44,7 @@ pub enum Local {
     UnknownMechanism,
     /// PBSZ or PROT before AUTH.
     TlsFirst,
-    /// PBSZ without a number.
+    /// PBSZ without a number, EPSV with something else.
     BadArgument,
     /// PBSZ is accepted as 0, whatever was asked for.
     PbszZero,
@@ -62,6 +81,15 @@ impl Local {
             Self::NoDataConnection => b"425 Can't open data connection.\r\n",
             Self::NoIpv4 => b"425 PASV needs IPv4, use EPSV.\r\n",
             Self::NoActiveMode => b"504 Active mode is not available, use PASV or EPSV.\r\n",
+            Self::NoPassiveMode => b"502 Passive mode is not available, use PORT or EPRT.\r\n",
+            Self::PortAccepted => b"200 PORT command successful.\r\n",
+            Self::EprtAccepted => b"200 EPRT command successful.\r\n",
+            Self::EpsvAll => b"200 EPSV ALL command successful.\r\n",
+            Self::OnlyEpsv => b"501 Only EPSV is allowed after EPSV ALL.\r\n",
+            Self::OnlyProtocol1 => b"522 Network protocol not supported, use (1)\r\n",
+            Self::OnlyProtocol2 => b"522 Network protocol not supported, use (2)\r\n",
+            Self::ForeignAddress => b"504 Address is not the client's.\r\n",
+            Self::PrivilegedPort => b"504 Ports below 1024 are refused.\r\n",
             Self::BadAddress => b"501 Invalid address.\r\n",
             Self::UnknownProtocol => b"522 Network protocol not supported, use (1,2)\r\n",
             Self::NoAuth => b"502 AUTH is not available.\r\n",
@@ -86,12 +114,20 @@ impl Local {
         }
     }
 
-    /// What PORT or EPRT is answered.
-    pub fn for_active<T>(address: &Result<T, BadAddress>) -> Self {
+    /// Yes to PORT or EPRT.
+    pub fn accepted(mode: Mode) -> Self {
+        match mode {
+            Mode::Eprt => Self::EprtAccepted,
+            _ => Self::PortAccepted,
+        }
+    }
+}
+
+impl From<BadAddress> for Local {
+    fn from(address: BadAddress) -> Self {
         match address {
-            Ok(_) => Self::NoActiveMode,
-            Err(BadAddress::Malformed) => Self::BadAddress,
-            Err(BadAddress::UnknownProtocol) => Self::UnknownProtocol,
+            BadAddress::Malformed => Self::BadAddress,
+            BadAddress::UnknownProtocol => Self::UnknownProtocol,
         }
     }
 }

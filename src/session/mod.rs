@@ -16,6 +16,7 @@
 //! client. It owns no socket, no clock and no table: whoever implements [`Actions`] does.
 
 mod actions;
+mod agreement;
 mod local;
 mod modes;
 mod protection;
@@ -24,11 +25,14 @@ mod queue;
 mod tests;
 mod upgrade;
 
+use std::net::SocketAddr;
+
 use crate::ftp::command::{Transfer, is_unpromised, without_telnet};
 use crate::ftp::line::Line;
 use crate::ftp::reply::Piece;
-use crate::ftp::{Code, Command, Lines, PassiveReply, ReplyReader};
+use crate::ftp::{Code, Command, Lines, ReplyReader};
 pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable};
+use agreement::{Agreement, announced};
 pub use local::Local;
 pub use modes::{ClientModes, Mode, Modes, ServerMode};
 pub use protection::AuthTls;
@@ -118,6 +122,17 @@ pub struct Session {
     held: Vec<u8>,
     queue: Queue,
     noted: Noted,
+    /// What is being agreed on with the server; see [`agreement`].
+    agreement: Option<Agreement>,
+    /// A command for a data connection that has to wait for earlier replies.
+    postponed: Option<Vec<u8>>,
+    /// The next transfer command makes the proxy dial.
+    dialled: bool,
+    /// EPSV ALL was said.
+    epsv_all: bool,
+    /// PASV or EPSV, if the server does not know it.
+    unknown: Option<Mode>,
+    client_ended: bool,
     /// `noted` has a transfer command sent ahead of the reply to PASV or EPSV.
     ahead: bool,
 }
@@ -145,6 +160,12 @@ impl Session {
             held: Vec::new(),
             queue,
             noted: Noted::default(),
+            agreement: None,
+            postponed: None,
+            dialled: false,
+            epsv_all: false,
+            unknown: None,
+            client_ended: false,
             ahead: false,
         }
     }
@@ -171,10 +192,11 @@ impl Session {
     }
 
     /// Takes bytes of the client. Returns how many: fewer than there are when [`MAX_OUTSTANDING`]
-    /// replies are outstanding; the rest is offered again after the server has sent some.
+    /// replies are outstanding, or a data connection is being agreed on; the rest is offered again after the
+    /// server has sent some.
     pub fn from_client(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
         let mut rest = input;
-        while self.reads() && !rest.is_empty() && !self.queue.is_full() {
+        while self.reads() && !rest.is_empty() && self.has_room() {
             match self.lines.next(&mut rest) {
                 Line::Whole(line) => self.command(without_telnet(&line), actions),
                 Line::Incomplete => {}
@@ -194,7 +216,12 @@ impl Session {
 
     /// Whether [`Session::from_client`] would take bytes now.
     pub fn takes_commands(&self) -> bool {
-        !self.reads() || !self.queue.is_full()
+        !self.reads() || self.has_room()
+    }
+
+    /// Whether a further command may be read.
+    fn has_room(&self) -> bool {
+        !(self.queue.is_full() || self.is_agreeing())
     }
 
     /// Whether the client's bytes mean anything now.
@@ -215,6 +242,9 @@ impl Session {
         if !rest.is_empty() && self.reads() {
             self.command(without_telnet(&rest), actions);
         }
+        // Nothing more goes to the server, and no transfer would follow.
+        self.client_ended = true;
+        self.postponed = None;
     }
 
     /// Takes bytes of the server. Returns how many: fewer than there are when TLS begins with the client, none
@@ -245,30 +275,32 @@ impl Session {
     /// One command line, its end included where the client sent one.
     fn command(&mut self, line: &[u8], actions: &mut impl Actions) {
         let expected = match Command::parse(line) {
-            Command::Pasv if !self.modes.client_is_ipv4() => {
-                return self.answer(Local::NoIpv4, actions);
+            Command::Pasv | Command::Epsv(_) | Command::Port(_) | Command::Eprt(_)
+                if self.postpones(line) =>
+            {
+                return;
             }
-            Command::Pasv => {
-                self.ahead = false;
-                Expected::Passive(Mode::Pasv)
-            }
-            Command::Epsv => {
-                self.ahead = false;
-                Expected::Passive(Mode::Epsv)
-            }
+            Command::Pasv => match self.passive_asked(Mode::Pasv, b"", actions) {
+                Some(expected) => expected,
+                None => return,
+            },
+            Command::Epsv(protocol) => match self.passive_asked(Mode::Epsv, protocol, actions) {
+                Some(expected) => expected,
+                None => return,
+            },
+            Command::EpsvAll => match self.epsv_all_asked(actions) {
+                Some(expected) => expected,
+                None => return,
+            },
             Command::Port(address) => {
-                actions.release();
-                return self.answer(Local::for_active(&address), actions);
+                return self.active_asked(Mode::Port, address.map(SocketAddr::from), actions);
             }
-            Command::Eprt(address) => {
-                actions.release();
-                return self.answer(Local::for_active(&address), actions);
-            }
+            Command::Eprt(address) => return self.active_asked(Mode::Eprt, address, actions),
             Command::User(_) if self.protection.refuses_login() => {
                 return self.answer(Local::LoginNeedsTls, actions);
             }
             Command::User(name) => {
-                actions.release();
+                self.forget(actions);
                 self.noted.user = bounded(name).to_vec();
                 Expected::Login
             }
@@ -276,7 +308,8 @@ impl Session {
                 return self.answer(Local::NotImplemented, actions);
             }
             Command::Rein => {
-                actions.release();
+                self.forget(actions);
+                self.epsv_all = false;
                 self.noted = Noted::default();
                 Expected::Login
             }
@@ -327,6 +360,9 @@ impl Session {
         };
         self.queue.push(expected);
         actions.forward(line);
+        if matches!(expected, Expected::Transfer { .. }) && std::mem::take(&mut self.dialled) {
+            actions.dial();
+        }
     }
 
     fn note_transfer(&mut self, transfer: Transfer<'_>, actions: &mut impl Actions) {
@@ -365,6 +401,8 @@ impl Session {
     fn begin(&mut self, code: Code) {
         self.treatment = match code.number() {
             227 | 229 => Treatment::Hold,
+            100..=199 if self.queue.awaits_data_next() => Treatment::Drop,
+            200..=420 | 422.. if self.queue.takes_as_data(code) => Treatment::Hold,
             // 421 is nobody's answer: the server says goodbye.
             200..=420 | 422.. if self.queue.awaits_own_next() => Treatment::Drop,
             // No reply that means yes but 227 and 229 answers PASV or EPSV; clients look for an address in it.
@@ -380,6 +418,8 @@ impl Session {
     fn text(&mut self, text: &[u8], actions: &mut impl Actions) {
         let fits = self.held.len().saturating_add(text.len()) <= MAX_HELD;
         match self.treatment {
+            // No reply, where only the reply to something of the proxy's own could be.
+            Treatment::Pass if !self.reader.is_in_reply() && self.queue.awaits_data_next() => {}
             Treatment::Pass => actions.reply(text),
             Treatment::Drop => {}
             Treatment::Hold if fits => {
@@ -424,10 +464,11 @@ impl Session {
         }
         let line = std::mem::take(&mut self.held);
         if self.reader.is_in_last_line() && !heading {
+            actions.reply(self.modes.features());
             actions.reply(self.protection.features());
         }
         let feature = line.strip_prefix(b"211-").unwrap_or(&line);
-        let passes = heading || !is_unpromised(feature);
+        let passes = heading || !(is_unpromised(feature) || self.modes.hide(feature));
         if passes {
             actions.reply(&line);
             actions.reply(rest);
@@ -440,14 +481,18 @@ impl Session {
         self.treatment = Treatment::Pass;
         let yes = (200..=299).contains(&code.number());
         if code.is_passive() || (yes && self.queue.awaits_passive_next()) {
-            self.passive(code, &held, actions);
+            self.passive_reply(code, &held, actions);
         } else if code.is_preliminary() {
             self.queue.preliminary();
+        } else if code.number() != 421 && self.queue.takes_as_data(code) {
+            self.queue.take(code);
+            self.agreed(code, &held, actions);
         } else {
             let answered = self.queue.take(code);
             self.answered(answered, code.number(), actions);
         }
         self.answer_waiting(actions);
+        self.resume(actions);
     }
 
     /// What follows from a final reply.
@@ -465,6 +510,8 @@ impl Session {
                 self.queue.push(Expected::OwnPbsz);
                 self.queue.push(Expected::OwnProt);
             }
+            Some(Expected::Data(_)) => self.abandon(actions),
+            Some(Expected::EpsvAll) if !yes => self.epsv_all = false,
             Some(Expected::Prot { private }) if yes => self.protection.agreed(private),
             Some(Expected::OwnProt) if yes => self.protection.server_agreed(),
             Some(Expected::OwnProt) => actions.note(Note::NoPrivateData(code)),
@@ -472,20 +519,18 @@ impl Session {
         }
     }
 
-    /// A whole 227 or 229.
-    fn passive(&mut self, code: Code, reply: &[u8], actions: &mut impl Actions) {
-        let Some((mode, locals)) = self.queue.take_passive() else {
-            actions.note(Note::UnexpectedPassive(code.number()));
-            if self.queue.take(code).is_some() {
-                actions.reply(Local::NoDataConnection.line());
-            }
-            return;
+    /// A whole 227 or 229, or another yes to PASV or EPSV.
+    fn passive_reply(&mut self, code: Code, reply: &[u8], actions: &mut impl Actions) {
+        let Some((taken, locals)) = self.queue.take_passive() else {
+            return self.unexpected(code, actions);
         };
         for local in locals {
             actions.reply(local.line());
         }
-        let rewritten = self.rewrite(code, mode, reply, actions);
-        match rewritten {
+        let Expected::Passive(mode) = taken else {
+            return self.agreed(code, reply, actions);
+        };
+        match self.rewrite(code, mode, reply, actions) {
             Ok(line) => actions.reply(&line),
             Err(note) => {
                 if let Some(note) = note {
@@ -497,35 +542,29 @@ impl Session {
         }
     }
 
+    /// A 227 or 229 that answers no PASV or EPSV.
+    fn unexpected(&mut self, code: Code, actions: &mut impl Actions) {
+        match self.queue.take(code) {
+            Some(Expected::Data(_)) => self.agreed(code, b"", actions),
+            Some(_) => {
+                actions.note(Note::UnexpectedPassive(code.number()));
+                actions.reply(Local::NoDataConnection.line());
+            }
+            None => actions.note(Note::UnexpectedPassive(code.number())),
+        }
+    }
+
     /// Reserves a port for what the server announced. The error says what to log, if anything is left.
     fn rewrite(
-        &mut self,
+        &self,
         code: Code,
         mode: Mode,
         reply: &[u8],
         actions: &mut impl Actions,
     ) -> Result<Vec<u8>, Option<Note>> {
-        let number = code.number();
-        let parsed = match (mode, number) {
-            (Mode::Pasv, 227) => PassiveReply::parse_227(reply),
-            (Mode::Epsv, 229) => PassiveReply::parse_229(reply),
-            _ => return Err(Some(Note::UnexpectedPassive(number))),
-        };
-        let parsed = parsed.ok_or(Some(Note::InvalidPassive(number)))?;
-        if parsed.port < FIRST_DATA_PORT {
-            return Err(Some(Note::PrivilegedPort(parsed.port)));
-        }
+        let parsed = announced(mode, code, reply)?;
         let proxy = actions
-            .reserve(Passive {
-                mode,
-                host: parsed.host,
-                port: parsed.port,
-                user: &self.noted.user,
-                transfer: self.noted.transfer().filter(|_| self.ahead),
-                protected: self.protection.of_data(),
-                // Not in clear while the server may be agreeing.
-                server_protected: self.protection.of_server_data() || self.queue.awaits_own_prot(),
-            })
+            .reserve(self.passive(mode, &parsed))
             .map_err(|Unavailable| None)?;
         let mut line = Vec::with_capacity(reply.len().saturating_add(24));
         match mode {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::ftp::command::promises;
+
 /// How a data connection was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -87,6 +89,29 @@ pub struct Modes {
 }
 
 impl Modes {
+    /// Not only PASV and EPSV, forwarded as they come.
+    pub fn are_special(&self) -> bool {
+        self.allowed != ClientModes::Passive || self.server != ServerMode::Client
+    }
+
+    /// Whether a line of a FEAT reply is not for the client: the command is refused, or not the server's to
+    /// promise.
+    pub fn hide(&self, feature: &[u8]) -> bool {
+        let active = !self.allowed.allow(Mode::Eprt) || self.server == ServerMode::Passive;
+        let passive = !self.allowed.allow(Mode::Epsv) || self.server == ServerMode::Active;
+        (active && promises(feature, &["PORT", "EPRT"]))
+            || (passive && promises(feature, &["PASV", "EPSV"]))
+    }
+
+    /// Lines of a FEAT reply for what the proxy translates.
+    pub fn features(&self) -> &'static [u8] {
+        match self.server {
+            ServerMode::Passive if self.allowed.allow(Mode::Eprt) => b" EPRT\r\n",
+            ServerMode::Active if self.allowed.allow(Mode::Epsv) => b" EPSV\r\n",
+            _ => b"",
+        }
+    }
+
     /// PASV can be answered.
     pub fn client_is_ipv4(&self) -> bool {
         self.client.is_some_and(|client| client.is_ipv4())

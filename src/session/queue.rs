@@ -20,6 +20,10 @@ pub enum Expected {
     Greeting,
     /// PASV or EPSV.
     Passive(Mode),
+    /// What the server was asked for in an agreement on a data connection.
+    Data(Mode),
+    /// EPSV ALL.
+    EpsvAll,
     /// A transfer command; its 1yz has come or not.
     Transfer {
         /// 1yz has come.
@@ -87,8 +91,43 @@ impl Queue {
     pub fn withholds_next(&self) -> bool {
         matches!(
             self.next_command(),
-            Some(Expected::Feat | Expected::Passive(_) | Expected::OwnPbsz | Expected::OwnProt)
+            Some(
+                Expected::Feat
+                    | Expected::Passive(_)
+                    | Expected::OwnPbsz
+                    | Expected::OwnProt
+                    | Expected::Data(_)
+            )
         )
+    }
+
+    /// Whether a reply is outstanding that an agreement on a data connection has to wait for: it could change what
+    /// there is to agree on, or needs what was agreed on before.
+    pub fn is_unsettled(&self) -> bool {
+        let unsettled = |entry: &Expected| {
+            matches!(
+                entry,
+                Expected::Data(_)
+                    | Expected::Transfer { .. }
+                    | Expected::Login
+                    | Expected::Secret
+                    | Expected::Prot { .. }
+                    | Expected::OwnPbsz
+                    | Expected::OwnProt
+            )
+        };
+        self.entries.iter().any(unsettled)
+    }
+
+    /// Whether the next reply is the server's part of an agreement.
+    pub fn awaits_data_next(&self) -> bool {
+        matches!(self.next_command(), Some(Expected::Data(_)))
+    }
+
+    /// Whether a final reply with this code would be.
+    pub fn takes_as_data(&self, code: Code) -> bool {
+        let abor = self.entries.front().is_some_and(|head| head.is_optional());
+        self.awaits_data_next() && !(abor && self.fits_abor(code))
     }
 
     /// Whether the next reply answers FEAT.
@@ -132,7 +171,7 @@ impl Queue {
     /// A final reply has come: what it answers leaves the queue. `None` where nothing waits for one.
     pub fn take(&mut self, code: Code) -> Option<Expected> {
         let number = code.number();
-        self.drop_unanswered(matches!(number, 225 | 226 | 500 | 502));
+        self.drop_unanswered(self.fits_abor(code));
         match *self.entries.front()? {
             // A reply that nobody asked for, and a local one that waits for its end.
             Expected::Local(_) => None,
@@ -153,19 +192,30 @@ impl Queue {
         }
     }
 
+    /// Whether an ABOR that may stay without a reply has it here. A refusal of something that is being agreed on
+    /// is taken for one: nothing else would be read without it.
+    fn fits_abor(&self, code: Code) -> bool {
+        match code.number() {
+            225 | 226 => true,
+            500 | 502 => !self.awaits_data_next(),
+            _ => false,
+        }
+    }
+
     /// A 227 or 229 has come: it answers the first PASV or EPSV, and what stood before that will not be
     /// answered any more. Local replies among it are returned: they go out first.
-    pub fn take_passive(&mut self) -> Option<(Mode, Vec<Local>)> {
-        let place = self.place_of(|entry| matches!(entry, Expected::Passive(_)))?;
+    pub fn take_passive(&mut self) -> Option<(Expected, Vec<Local>)> {
+        let place = self.place_of(|entry| match entry {
+            Expected::Passive(_) => true,
+            Expected::Data(mode) => !mode.is_active(),
+            _ => false,
+        })?;
         let locals = self.entries.drain(..place).filter_map(|entry| match entry {
             Expected::Local(local) => Some(local),
             _ => None,
         });
         let locals = locals.collect();
-        match self.remove(0) {
-            Some(Expected::Passive(mode)) => Some((mode, locals)),
-            _ => None,
-        }
+        self.remove(0).map(|taken| (taken, locals))
     }
 
     /// The local reply whose turn it is: nothing stands before it but replies that may never come.
