@@ -14,6 +14,16 @@
 //!
 //! Only the reply to a PASV or EPSV that was seen is rewritten. Any other 227 or 229 never reaches the
 //! client. It owns no socket, no clock and no table: whoever implements [`Actions`] does.
+//!
+//! What becomes of a data connection's command:
+//!
+//! | | client and server alike, default modes | any other mode, or IPv4 on one leg and IPv6 on the other |
+//! | --- | --- | --- |
+//! | PASV, EPSV | forwarded; reserve at the reply | [`agreement`]: one at a time, in its table |
+//! | PORT, EPRT | 501, 522, 504 | 501, 504, 522, or [`agreement`] |
+//! | EPSV ALL | forwarded | forwarded; 200 where only the proxy listens |
+//! | a transfer | forwarded | forwarded, and dial where nobody else does |
+//! | USER, REIN | release | release |
 
 mod actions;
 mod agreement;
@@ -23,6 +33,8 @@ mod protection;
 mod queue;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_modes;
 mod upgrade;
 
 use std::net::SocketAddr;

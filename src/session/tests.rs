@@ -1,18 +1,56 @@
 //! Dialogues as wire text, replayed whole and split at every byte.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::*;
 use crate::ftp::HostPort;
 
 /// Plays both peers' outside: collects what goes out, reserves port after port.
 #[derive(Default)]
-struct Outside {
-    to_server: Vec<u8>,
-    to_client: Vec<u8>,
-    events: Vec<String>,
-    next_port: u16,
-    full: bool,
+pub(super) struct Outside {
+    pub(super) to_server: Vec<u8>,
+    pub(super) to_client: Vec<u8>,
+    pub(super) events: Vec<String>,
+    /// What PORT and EPRT tell the server.
+    pub(super) toward_server: Option<IpAddr>,
+    pub(super) next_port: u16,
+    /// Reservations that succeed until one fails.
+    pub(super) room: Option<u16>,
+}
+
+impl Outside {
+    fn port(&mut self, event: &str) -> Result<u16, Unavailable> {
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1).ok_or(Unavailable)?;
+        }
+        self.events.push(event.trim().to_owned());
+        self.next_port += 1;
+        Ok(9999 + self.next_port)
+    }
+
+    fn toward_client(&mut self, event: &str) -> Result<HostPort, Unavailable> {
+        let host = Ipv4Addr::new(203, 0, 113, 5);
+        self.port(event).map(|port| HostPort { host, port })
+    }
+
+    fn toward_server(&mut self, event: &str) -> Result<SocketAddr, Unavailable> {
+        let ip = self.toward_server.ok_or(Unavailable)?;
+        self.port(event).map(|port| SocketAddr::new(ip, port))
+    }
+}
+
+fn tls(protected: bool, server_protected: bool) -> &'static str {
+    match (protected, server_protected) {
+        (false, false) => "",
+        (true, false) => "tls",
+        (false, true) => "server-tls",
+        (true, true) => "both-tls",
+    }
+}
+
+fn described(asked: Asked<'_>) -> String {
+    let tls = tls(asked.protected, asked.server_protected);
+    format!("{} {tls}", asked.mode)
 }
 
 impl Actions for Outside {
@@ -23,45 +61,41 @@ impl Actions for Outside {
         self.to_client.extend_from_slice(bytes);
     }
     fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
-        if self.full {
-            return Err(Unavailable);
-        }
         let host = passive
             .host
             .map_or("peer".to_owned(), |host| host.to_string());
         let ahead = passive.transfer.map_or("", |transfer| transfer.verb);
-        let tls = match (passive.protected, passive.server_protected) {
-            (false, false) => "",
-            (true, false) => "tls",
-            (false, true) => "server-tls",
-            (true, true) => "both-tls",
-        };
-        let text = format!("reserve {host}:{} {ahead}{tls}", passive.port);
-        self.events.push(text.trim().to_owned());
-        let port = 10000 + self.next_port;
-        self.next_port += 1;
-        Ok(HostPort {
-            host: Ipv4Addr::new(203, 0, 113, 5),
-            port,
-        })
+        let tls = tls(passive.protected, passive.server_protected);
+        self.toward_client(&format!("reserve {host}:{} {ahead}{tls}", passive.port))
     }
-    fn reserve_active(&mut self, _: Asked<'_>, _: SocketAddr) -> Result<SocketAddr, Unavailable> {
-        Err(Unavailable)
+    fn reserve_active(
+        &mut self,
+        asked: Asked<'_>,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, Unavailable> {
+        self.toward_server(&format!("active {address} {}", described(asked)))
     }
     fn reserve_dialled(
         &mut self,
-        _: Asked<'_>,
-        _: SocketAddr,
-        _: Announced,
+        asked: Asked<'_>,
+        address: SocketAddr,
+        server: Announced,
     ) -> Result<(), Unavailable> {
-        Err(Unavailable)
+        let host = server
+            .host
+            .map_or("peer".to_owned(), |host| host.to_string());
+        let server = format!("{host}:{}", server.port);
+        self.port(&format!("dialled {address} {server} {}", described(asked)))?;
+        Ok(())
     }
-    fn dial(&mut self) {}
-    fn reserve_for_server(&mut self, _: Asked<'_>) -> Result<SocketAddr, Unavailable> {
-        Err(Unavailable)
+    fn dial(&mut self) {
+        self.events.push("dial".to_owned());
     }
-    fn reserve_for_client(&mut self, _: Asked<'_>) -> Result<HostPort, Unavailable> {
-        Err(Unavailable)
+    fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
+        self.toward_server(&format!("for server {}", described(asked)))
+    }
+    fn reserve_for_client(&mut self, asked: Asked<'_>) -> Result<HostPort, Unavailable> {
+        self.toward_client(&format!("for client {}", described(asked)))
     }
     fn release(&mut self) {
         self.events.push("release".to_owned());
@@ -91,7 +125,7 @@ fn session(client_is_ipv4: bool) -> Session {
     })
 }
 
-fn of_client(client: &str) -> Modes {
+pub(super) fn of_client(client: &str) -> Modes {
     Modes {
         client: Some(client.parse().unwrap()),
         ..Modes::default()
@@ -100,24 +134,25 @@ fn of_client(client: &str) -> Modes {
 
 /// One side's bytes.
 #[derive(Clone, Copy)]
-enum Side<'a> {
+pub(super) enum Side<'a> {
     C(&'a [u8]),
     S(&'a [u8]),
 }
 use Side::{C, S};
 
-fn c(text: &str) -> Side<'_> {
+pub(super) fn c(text: &str) -> Side<'_> {
     C(text.as_bytes())
 }
 
-fn s(text: &str) -> Side<'_> {
+pub(super) fn s(text: &str) -> Side<'_> {
     S(text.as_bytes())
 }
 
-struct Played {
-    server: String,
-    client: String,
-    events: Vec<String>,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Played {
+    pub(super) server: String,
+    pub(super) client: String,
+    pub(super) events: Vec<String>,
 }
 
 fn play_with(session: &mut Session, outside: &mut Outside, dialogue: &[Side<'_>], chunk: usize) {
@@ -159,7 +194,7 @@ fn play(dialogue: &[Side<'_>]) -> Played {
     whole
 }
 
-const HI: &str = "220 Hi\r\n";
+pub(super) const HI: &str = "220 Hi\r\n";
 
 #[test]
 fn pasv_reply_is_rewritten() {
@@ -286,7 +321,7 @@ fn endless_passive_reply_is_bounded_and_becomes_425() {
 #[test]
 fn no_port_becomes_425() {
     let mut outside = Outside {
-        full: true,
+        room: Some(0),
         ..Outside::default()
     };
     let dialogue = [s(HI), c("PASV\r\n"), s("227 (10,0,0,5,195,80)\r\n")];
