@@ -22,7 +22,7 @@
 //!
 //! ```text
 //! control bytes -> nginx::control (filter) -> session: ftp::line | ftp::reply -> Command | Piece
-//!    -> Actions: forward, reply, reserve, release, annotate, note, close
+//!    -> Actions: forward, reply, reserve, dial, release, annotate, note, close
 //!    -> nginx::output (own chain) -> next filter
 //!
 //! reserve       -> nginx::zone (lock) -> ports::Table: (data port, client address) -> target

@@ -107,8 +107,8 @@ impl Session {
             self.answer(refusal, actions);
             return None;
         }
-        self.ahead = false;
         if !self.agrees() {
+            self.ahead = false;
             return Some(Expected::Passive(asked));
         }
         self.forget(actions);
@@ -185,7 +185,6 @@ impl Session {
             Ok(address) => address,
             Err(refusal) => return self.answer(refusal, actions),
         };
-        self.ahead = false;
         let agreement = Agreement {
             asked,
             address: Some(address),

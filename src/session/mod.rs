@@ -35,6 +35,10 @@ mod queue;
 mod tests;
 #[cfg(test)]
 mod tests_modes;
+#[cfg(test)]
+mod tests_modes_order;
+#[cfg(test)]
+mod tests_modes_random;
 mod upgrade;
 
 use std::net::SocketAddr;
