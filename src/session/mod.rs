@@ -19,8 +19,8 @@
 //!
 //! | | client and server alike, default modes | any other mode, or IPv4 on one leg and IPv6 on the other |
 //! | --- | --- | --- |
-//! | PASV, EPSV | forwarded; reserve at the reply | [`agreement`]: one at a time, in its table |
-//! | PORT, EPRT | 501, 522, 504 | 501, 504, 522, or [`agreement`] |
+//! | PASV, EPSV | forwarded; reserve at the reply | `agreement`: one at a time, in its table |
+//! | PORT, EPRT | 501, 522, 504 | 501, 504, 522, or `agreement` |
 //! | EPSV ALL | forwarded | forwarded; 200 where only the proxy listens |
 //! | a transfer | forwarded | forwarded, and dial where nobody else does |
 //! | USER, REIN | release | release |
@@ -138,7 +138,7 @@ pub struct Session {
     held: Vec<u8>,
     queue: Queue,
     noted: Noted,
-    /// What is being agreed on with the server; see [`agreement`].
+    /// What is being agreed on with the server; see `agreement`.
     agreement: Option<Agreement>,
     /// A command for a data connection that has to wait for earlier replies.
     postponed: Option<Vec<u8>>,
@@ -420,9 +420,9 @@ impl Session {
             100..=199 if self.queue.awaits_data_next() => Treatment::Drop,
             200..=420 | 422.. if self.queue.takes_as_data(code) => Treatment::Hold,
             // 421 is nobody's answer: the server says goodbye.
-            200..=420 | 422.. if self.queue.awaits_own_next() => Treatment::Drop,
+            200..=420 | 422.. if self.queue.takes_as_own(code) => Treatment::Drop,
             // No reply that means yes but 227 and 229 answers PASV or EPSV; clients look for an address in it.
-            200..=299 if self.queue.awaits_passive_next() => Treatment::Hold,
+            200..=299 if self.queue.takes_as_passive(code) => Treatment::Hold,
             211 if self.queue.awaits_feat() => Treatment::Filter {
                 heading: true,
                 rest: None,
@@ -496,7 +496,7 @@ impl Session {
         let held = std::mem::take(&mut self.held);
         self.treatment = Treatment::Pass;
         let yes = (200..=299).contains(&code.number());
-        if code.is_passive() || (yes && self.queue.awaits_passive_next()) {
+        if code.is_passive() || (yes && self.queue.takes_as_passive(code)) {
             self.passive_reply(code, &held, actions);
         } else if code.is_preliminary() {
             self.queue.preliminary();

@@ -126,8 +126,22 @@ impl Queue {
 
     /// Whether a final reply with this code would be.
     pub fn takes_as_data(&self, code: Code) -> bool {
+        self.awaits_data_next() && !self.takes_as_abor(code)
+    }
+
+    /// Whether a final reply with this code answers a command of the proxy's own.
+    pub fn takes_as_own(&self, code: Code) -> bool {
+        self.awaits_own_next() && !self.takes_as_abor(code)
+    }
+
+    /// Whether a final reply with this code answers PASV or EPSV.
+    pub fn takes_as_passive(&self, code: Code) -> bool {
+        self.awaits_passive_next() && !self.takes_as_abor(code)
+    }
+
+    fn takes_as_abor(&self, code: Code) -> bool {
         let abor = self.entries.front().is_some_and(|head| head.is_optional());
-        self.awaits_data_next() && !(abor && self.fits_abor(code))
+        abor && self.fits_abor(code)
     }
 
     /// Whether the next reply answers FEAT.

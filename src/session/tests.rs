@@ -471,6 +471,24 @@ fn abor_takes_one_reply_or_two() {
 }
 
 #[test]
+fn second_reply_to_abor_may_come_behind_the_next_pasv() {
+    for second in ["226 x\r\n", "225 x\r\n"] {
+        let played = play(&[
+            s(HI),
+            c("RETR a\r\n"),
+            s("150 x\r\n"),
+            c("ABOR\r\n"),
+            s("426 x\r\n"),
+            c("PASV\r\n"),
+            s(second),
+            s("227 (10,0,0,5,195,80)\r\n"),
+        ]);
+        let expected = format!("426 x\r\n{second}227 (203,0,113,5,39,16)\r\n");
+        assert!(played.client.ends_with(&expected), "{}", played.client);
+    }
+}
+
+#[test]
 fn stat_during_a_transfer_keeps_step() {
     let played = play(&[
         s(HI),
@@ -897,6 +915,23 @@ fn proxy_asks_the_server_for_private_data_and_swallows_the_answers() {
             "reserve 10.0.0.5:50000 server-tls"
         );
     }
+}
+
+#[test]
+fn reply_to_abor_before_the_proxys_own_is_passed_on() {
+    let terms = Terms {
+        server_tls: true,
+        ..offering(AuthTls::Off)
+    };
+    let played = play_tls(
+        terms,
+        &[
+            s(HI),
+            c("RETR a\r\nUSER a\r\nABOR\r\n"),
+            s("530 x\r\n230 in\r\n226 none\r\n200 ok\r\n200 ok\r\n"),
+        ],
+    );
+    assert_eq!(played.client, "220 Hi\r\n530 x\r\n230 in\r\n226 none\r\n");
 }
 
 #[test]
