@@ -5,7 +5,7 @@ use super::tests::{HI, c, s};
 use super::tests_modes::{PORT, Running, V4, play_chunked, scene, toward};
 use super::*;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 18] = [
     "USER a\r\n",
     "PASS b\r\n",
     "PASV\r\n",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 16] = [
     "STAT\r\n",
     "AUTH TLS\r\n",
     "FEAT\r\n",
+    "ABOR\r\n",
+    "REIN\r\n",
 ];
 
 /// What a server may say to a command.
@@ -51,6 +53,7 @@ fn possible(command: &str) -> &'static [&'static str] {
             "530 x\r\n",
         ],
         Some("RETR" | "LIST") => &["150 x\r\n226 x\r\n", "550 x\r\n", "125 x\r\n426 x\r\n"],
+        Some("ABOR") => &["226 x\r\n", "225 x\r\n"],
         Some("FEAT") => &["211-x\r\n EPRT\r\n211 y\r\n", "500 x\r\n"],
         _ => &["200 x\r\n", "502 x\r\n"],
     }
