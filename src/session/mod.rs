@@ -135,6 +135,8 @@ pub struct Session {
     lines: Lines,
     reader: ReplyReader,
     treatment: Treatment,
+    /// A line has begun to go out.
+    mid_line: bool,
     held: Vec<u8>,
     queue: Queue,
     noted: Noted,
@@ -173,6 +175,7 @@ impl Session {
             lines: Lines::default(),
             reader: ReplyReader::default(),
             treatment: Treatment::default(),
+            mid_line: false,
             held: Vec::new(),
             queue,
             noted: Noted::default(),
@@ -268,7 +271,8 @@ impl Session {
     pub fn from_server(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
         let mut rest = input;
         while !self.handshaking {
-            match self.reader.next(&mut rest, self.queue.withholds_next()) {
+            let withhold = self.agrees() || self.queue.withholds_next();
+            match self.reader.next(&mut rest, withhold) {
                 Some(Piece::Begin(code)) => self.begin(code),
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
                 Some(Piece::End(code)) => self.end(code, actions),
@@ -435,8 +439,11 @@ impl Session {
         let fits = self.held.len().saturating_add(text.len()) <= MAX_HELD;
         match self.treatment {
             // No reply, where only the reply to something of the proxy's own could be.
-            Treatment::Pass if !self.reader.is_in_reply() && self.queue.awaits_data_next() => {}
-            Treatment::Pass => actions.reply(text),
+            Treatment::Pass if self.is_stray() => {}
+            Treatment::Pass => {
+                self.mid_line = !text.ends_with(b"\n");
+                actions.reply(text);
+            }
             Treatment::Drop => {}
             Treatment::Hold if fits => {
                 if self.held.capacity() == 0 {
@@ -470,6 +477,11 @@ impl Session {
         }
     }
 
+    /// Whether a line that belongs to no reply begins where nobody waits for one.
+    fn is_stray(&self) -> bool {
+        !(self.reader.is_in_reply() || self.mid_line) && self.queue.awaits_data_next()
+    }
+
     /// More of a line of a FEAT reply. Returns whether the line is passed on, `None` before that is known.
     fn filter(&mut self, text: &[u8], heading: bool, actions: &mut impl Actions) -> Option<bool> {
         let room = MAX_HELD.saturating_sub(self.held.len());
@@ -495,6 +507,7 @@ impl Session {
     fn end(&mut self, code: Code, actions: &mut impl Actions) {
         let held = std::mem::take(&mut self.held);
         self.treatment = Treatment::Pass;
+        self.mid_line = false;
         let yes = (200..=299).contains(&code.number());
         if code.is_passive() || (yes && self.queue.takes_as_passive(code)) {
             self.passive_reply(code, &held, actions);
