@@ -1,6 +1,6 @@
 //! The session machine between two sides that say anything, and between two that keep to the protocol.
 //!
-//! A script is one byte of terms and then text, in which some bytes stand for more than themselves:
+//! A script is one byte of terms, one more of modes where the first says so, and then text, in which some bytes stand for more than themselves:
 //!
 //! ```text
 //! >  what follows comes from the client    }  TLS with the client is there, if it was asked for
@@ -14,12 +14,13 @@ use crate::heap;
 use crate::wire::{announces_227, announces_229, cut, hides};
 use ngx_stream_ftp_proxy_module::ftp::HostPort;
 use ngx_stream_ftp_proxy_module::ftp::command::Transfer;
+use ngx_stream_ftp_proxy_module::ftp::host_port::write_active;
 use ngx_stream_ftp_proxy_module::ftp::line::MAX_LINE;
 use ngx_stream_ftp_proxy_module::session::{
-    Actions, AuthTls, MAX_HELD, MAX_NOTED, MAX_OUTSTANDING, Mode, Note, Passive, Session, Terms,
-    Unavailable,
+    Actions, Announced, Asked, AuthTls, ClientModes, MAX_HELD, MAX_NOTED, MAX_OUTSTANDING, Mode,
+    Modes, Note, Passive, ServerMode, Session, Terms, Unavailable,
 };
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `#` and `%` that count: more of them take time and show nothing new.
 const MAX_LONG: usize = 8;
@@ -114,9 +115,43 @@ fn steps(script: &[u8]) -> Vec<Step> {
     steps
 }
 
-fn terms(byte: u8) -> Terms {
+/// Where the client is.
+fn client(is_ipv4: bool) -> SocketAddr {
+    let ip = match is_ipv4 {
+        true => IpAddr::from([10, 0, 0, 9]),
+        false => IpAddr::from(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(ip, 40_000)
+}
+
+/// What a session begins with, and whether its server is IPv4.
+fn terms(data: &[u8]) -> (Terms, Option<bool>, &[u8]) {
+    let (first, mut script) = data.split_first().unwrap_or((&0, b""));
+    let mut modes = Modes {
+        client: Some(client(first & 1 == 0)),
+        ..Modes::default()
+    };
+    let mut server_is_ipv4 = None;
+    if first & 128 != 0 {
+        let byte = script.split_off_first().copied().unwrap_or(0) & 31;
+        modes.allowed = match byte % 3 {
+            0 => ClientModes::Any,
+            1 => ClientModes::Active,
+            _ => ClientModes::Passive,
+        };
+        modes.server = match byte / 3 % 3 {
+            0 => ServerMode::Client,
+            1 => ServerMode::Passive,
+            _ => ServerMode::Active,
+        };
+        server_is_ipv4 = [Some(true), Some(false), None][usize::from(byte / 9 % 3)];
+    }
+    (protection(*first, modes), server_is_ipv4, script)
+}
+
+fn protection(byte: u8, modes: Modes) -> Terms {
     Terms {
-        client_is_ipv4: byte & 1 == 0,
+        modes,
         auth: match byte >> 1 & 3 {
             0 => AuthTls::Off,
             1 => AuthTls::On,
@@ -129,11 +164,11 @@ fn terms(byte: u8) -> Terms {
 }
 
 /// A port of the proxy that the next reply must announce.
-struct Announced {
+struct Told {
     mode: Mode,
     proxy: HostPort,
-    host: Option<Ipv4Addr>,
-    port: u16,
+    /// What must not be seen of the server.
+    server: Option<(Option<Ipv4Addr>, u16)>,
 }
 
 /// Both sides and the table, as the machine sees them.
@@ -142,7 +177,16 @@ struct Outside {
     to_server: Vec<u8>,
     to_client: Vec<u8>,
     events: Vec<String>,
-    announced: Option<Announced>,
+    announced: Option<Told>,
+    /// The command that must be forwarded next, with an address of the proxy.
+    told_server: Option<Vec<u8>>,
+    /// The server listens, as the next reply must say without telling where.
+    accepted: bool,
+    /// [`Actions::dial`] may come.
+    dials: bool,
+    /// [`Actions::reserve_for_client`] may come.
+    for_server: bool,
+    server_is_ipv6: bool,
     /// The lines that announced a port, in order.
     lines: Vec<Vec<u8>>,
     reserved: u16,
@@ -153,9 +197,65 @@ struct Outside {
 
 impl Outside {
     fn event(&mut self, event: String) {
-        assert!(self.announced.is_none(), "{event} before the reply");
+        let told = self.announced.is_none() && self.told_server.is_none() && !self.accepted;
+        assert!(told, "{event} before the reply");
         self.events.push(event);
     }
+
+    fn reserved(&mut self, asked: Asked<'_>, event: String) -> Result<u16, Unavailable> {
+        assert!(asked.user.len() <= MAX_NOTED);
+        (self.dials, self.for_server) = (false, false);
+        self.event(event);
+        if self.full {
+            return Err(Unavailable);
+        }
+        self.reserved += 1;
+        Ok(19_999 + self.reserved)
+    }
+
+    fn tell_server(&mut self, port: u16) -> SocketAddr {
+        let ip = match self.server_is_ipv6 {
+            true => IpAddr::from(Ipv6Addr::from_bits(0x2001_0db8 << 96 | 7)),
+            false => IpAddr::from([198, 51, 100, 7]),
+        };
+        let address = SocketAddr::new(ip, port);
+        let mut line = Vec::new();
+        write_active(address, &mut line);
+        self.told_server = Some(line);
+        address
+    }
+
+    fn tell_client(
+        &mut self,
+        mode: Mode,
+        port: u16,
+        server: Option<(Option<Ipv4Addr>, u16)>,
+    ) -> HostPort {
+        let host = Ipv4Addr::new(203, 0, 113, 199);
+        let proxy = HostPort { host, port };
+        self.announced = Some(Told {
+            mode,
+            proxy,
+            server,
+        });
+        proxy
+    }
+}
+
+fn is_the_clients_own(asked: Asked<'_>, address: SocketAddr) {
+    assert!(asked.mode.is_active());
+    assert!(address.port() >= 1024);
+    assert!(
+        [true, false]
+            .map(|is_ipv4| client(is_ipv4).ip())
+            .contains(&address.ip())
+    );
+}
+
+/// Whether a command tells the server to dial.
+fn is_active(line: &[u8]) -> bool {
+    let verb = line.trim_ascii_start().get(..4).unwrap_or_default();
+    verb.eq_ignore_ascii_case(b"PORT") || verb.eq_ignore_ascii_case(b"EPRT")
 }
 
 impl Actions for Outside {
@@ -163,6 +263,15 @@ impl Actions for Outside {
         heap::uncounted(|| {
             assert!(!self.closed, "forwarded behind the end");
             assert!(self.announced.is_none(), "forwarded before the reply");
+            assert!(!self.accepted, "forwarded before the reply");
+            match self.told_server.take() {
+                Some(expected) => same(bytes, &expected),
+                None => assert!(
+                    !is_active(bytes) || bytes.get(4).is_some_and(u8::is_ascii_graphic),
+                    "{}",
+                    text(bytes)
+                ),
+            }
             self.to_server.extend_from_slice(bytes);
         });
     }
@@ -170,12 +279,17 @@ impl Actions for Outside {
     fn reply(&mut self, bytes: &[u8]) {
         heap::uncounted(|| {
             assert!(!self.handshaking, "replied behind 234");
+            if std::mem::take(&mut self.accepted) {
+                assert!(bytes.starts_with(b"200 P") || bytes.starts_with(b"200 E"));
+            }
             if let Some(announced) = self.announced.take() {
                 match announced.mode {
                     Mode::Pasv => announces_227(bytes, announced.proxy),
-                    Mode::Epsv => announces_229(bytes, announced.proxy.port),
+                    _ => announces_229(bytes, announced.proxy.port),
                 }
-                hides(bytes, announced.proxy, announced.host, announced.port);
+                if let Some((host, port)) = announced.server {
+                    hides(bytes, announced.proxy, host, port);
+                }
                 self.lines.push(bytes.to_vec());
             }
             self.to_client.extend_from_slice(bytes);
@@ -184,29 +298,75 @@ impl Actions for Outside {
 
     fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
         heap::uncounted(|| {
-            self.event(format!("{passive:?}"));
-            assert!(passive.port >= 1024);
-            assert!(passive.user.len() <= MAX_NOTED);
-            if self.full {
-                return Err(Unavailable);
-            }
-            let proxy = HostPort {
-                host: Ipv4Addr::new(203, 0, 113, 199),
-                port: 20_000 + self.reserved,
-            };
-            self.reserved += 1;
-            self.announced = Some(Announced {
+            assert!(passive.port >= 1024 && !passive.mode.is_active());
+            let asked = Asked {
                 mode: passive.mode,
-                proxy,
-                host: passive.host,
-                port: passive.port,
-            });
-            Ok(proxy)
+                user: passive.user,
+                protected: passive.protected,
+                server_protected: passive.server_protected,
+            };
+            let port = self.reserved(asked, format!("{passive:?}"))?;
+            let server = Some((passive.host, passive.port));
+            Ok(self.tell_client(passive.mode, port, server))
+        })
+    }
+
+    fn reserve_active(
+        &mut self,
+        asked: Asked<'_>,
+        address: SocketAddr,
+    ) -> Result<SocketAddr, Unavailable> {
+        heap::uncounted(|| {
+            is_the_clients_own(asked, address);
+            let port = self.reserved(asked, format!("{asked:?} {address}"))?;
+            Ok(self.tell_server(port))
+        })
+    }
+
+    fn reserve_dialled(
+        &mut self,
+        asked: Asked<'_>,
+        address: SocketAddr,
+        server: Announced,
+    ) -> Result<(), Unavailable> {
+        heap::uncounted(|| {
+            is_the_clients_own(asked, address);
+            assert!(server.port >= 1024);
+            self.reserved(asked, format!("{asked:?} {address} {server:?}"))?;
+            (self.accepted, self.dials) = (true, true);
+            Ok(())
+        })
+    }
+
+    fn dial(&mut self) {
+        heap::uncounted(|| {
+            assert!(std::mem::take(&mut self.dials), "nothing to dial");
+            self.event("dial".to_owned());
+        });
+    }
+
+    fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
+        heap::uncounted(|| {
+            assert!(!asked.mode.is_active());
+            let port = self.reserved(asked, format!("{asked:?} for server"))?;
+            self.for_server = true;
+            Ok(self.tell_server(port))
+        })
+    }
+
+    fn reserve_for_client(&mut self, asked: Asked<'_>) -> Result<HostPort, Unavailable> {
+        heap::uncounted(|| {
+            assert!(self.for_server, "nothing to join");
+            let port = self.reserved(asked, format!("{asked:?} for client"))?;
+            Ok(self.tell_client(asked.mode, port, None))
         })
     }
 
     fn release(&mut self) {
-        heap::uncounted(|| self.event("release".to_owned()));
+        heap::uncounted(|| {
+            (self.dials, self.for_server) = (false, false);
+            self.event("release".to_owned());
+        });
     }
 
     fn annotate(&mut self, transfer: Transfer<'_>) {
@@ -246,12 +406,16 @@ struct Player {
 }
 
 impl Player {
-    fn new(terms: Terms, cuts: Option<Cuts>, seed: &[u8]) -> Self {
+    fn new(terms: Terms, server_is_ipv4: Option<bool>, cuts: Option<Cuts>, seed: &[u8]) -> Self {
         let before = heap::held();
-        let session = Session::new(terms);
+        let mut session = Session::new(terms);
+        session.connected(server_is_ipv4);
         Self {
             session,
-            outside: Outside::default(),
+            outside: Outside {
+                server_is_ipv6: server_is_ipv4 == Some(false),
+                ..Outside::default()
+            },
             cuts,
             random: Random::of(seed),
             client: Vec::new(),
@@ -334,8 +498,8 @@ impl Player {
 }
 
 fn play(data: &[u8], cuts: Option<Cuts>) -> Outside {
-    let (first, script) = data.split_first().unwrap_or((&0, b""));
-    let mut player = Player::new(terms(*first), cuts, data);
+    let (terms, server_is_ipv4, script) = terms(data);
+    let mut player = Player::new(terms, server_is_ipv4, cuts, data);
     let (mut client_ended, mut server_ended) = (false, false);
     for step in steps(script) {
         match step {
@@ -489,7 +653,7 @@ fn due(number: usize, answer: Answer, ports: &mut u16) -> Vec<Due> {
                     "227 Go (10,0,0,5,195,80).\r\n".to_owned(),
                     format!("227 Go (203,0,113,199,{},{}).\r\n", port >> 8, port & 255),
                 ),
-                Mode::Epsv => (
+                _ => (
                     "229 Go (|||50000|)\r\n".to_owned(),
                     format!("229 Go (|||{port}|)\r\n"),
                 ),
@@ -505,11 +669,15 @@ fn due(number: usize, answer: Answer, ports: &mut u16) -> Vec<Due> {
 /// A server that answers in order, a client that sends what it likes when it likes: each reply comes as soon as
 /// all before it have come, and no sooner.
 fn in_order(data: &[u8]) {
+    let modes = Modes {
+        client: Some(client(true)),
+        ..Modes::default()
+    };
     let ipv4 = Terms {
-        client_is_ipv4: true,
+        modes,
         ..Terms::default()
     };
-    let mut player = Player::new(ipv4, Some(Cuts::Random), data);
+    let mut player = Player::new(ipv4, None, Some(Cuts::Random), data);
     let mut ports = 0;
     let mut queue = due(0, Answer::Server(&["120 %\r\n", "220 %\r\n"]), &mut ports);
     let (mut answered, mut told) = (0, 0);

@@ -4,7 +4,7 @@ use crate::feed::Random;
 use std::path::Path;
 
 /// What the generator strings together where both sides' text is wanted.
-const WORDS: [&[u8]; 48] = [
+const WORDS: [&[u8]; 53] = [
     b">",
     b"<",
     b"}",
@@ -53,6 +53,11 @@ const WORDS: [&[u8]; 48] = [
     b"FEAT\r\n",
     b"ABOR\r\n",
     b"PORT 10,0,0,9,4,1",
+    b"PORT 10,0,0,9,4,1\r\n",
+    b"EPRT |2|::1|5282|\r\n",
+    b"EPSV ALL\r\n",
+    b"200 ok\r\n",
+    b"500 ",
 ];
 
 /// Every file of `corpus/` for the target; `#` and `%` make some of them long.
