@@ -72,6 +72,16 @@ control('address short', "ftp_ctrl zone=ftp:1m $range proxy_ip=10.0.0;",
     'invalid "proxy_ip" address "10.0.0"');
 control('address big', "ftp_ctrl zone=ftp:1m $range proxy_ip=10.0.0.256;",
     'invalid "proxy_ip" address "10.0.0.256"');
+control('server_ip twice',
+    "ftp_ctrl zone=ftp:1m $range server_ip=127.0.0.1 server_ip=::1;",
+    'duplicate parameter "server_ip=::1"');
+control('server_ip no address', "ftp_ctrl zone=ftp:1m $range server_ip=nginx;",
+    'invalid "server_ip" address "nginx"');
+control('server_ip with port',
+    "ftp_ctrl zone=ftp:1m $range server_ip=127.0.0.1:21;",
+    'invalid "server_ip" address "127.0.0.1:21"');
+control('server_ip nowhere', "ftp_ctrl zone=ftp:1m $range server_ip=::;",
+    'invalid "server_ip" address "::"');
 control('unknown variable', "ftp_ctrl zone=ftp:1m $range proxy_ip=\$nothing;",
     qr/unknown "nothing" variable/);
 
@@ -218,6 +228,20 @@ control('peer unknown', "ftp_ctrl zone=ftp:1m $range; ftp_data_peer all;",
     'invalid value "all"');
 control('peer twice', "ftp_data_peer same; ftp_data_peer same; "
     . "ftp_ctrl zone=ftp:1m $range;", '"ftp_data_peer" directive is duplicate');
+control('mode unknown', "ftp_ctrl zone=ftp:1m $range; ftp_client_mode on;",
+    'invalid "ftp_client_mode" value "on"',
+    'invalid value "on"');
+control('mode twice', "ftp_client_mode any; ftp_client_mode any; "
+    . "ftp_ctrl zone=ftp:1m $range;",
+    '"ftp_client_mode" directive is duplicate');
+control('server mode unknown',
+    "ftp_ctrl zone=ftp:1m $range; ftp_server_mode any;",
+    'invalid "ftp_server_mode" value "any"',
+    'invalid value "any"');
+control('server mode twice',
+    "ftp_server_mode client; ftp_server_mode client; "
+    . "ftp_ctrl zone=ftp:1m $range;",
+    '"ftp_server_mode" directive is duplicate');
 control('trust unknown', "ftp_pasv_trust anybody; ftp_ctrl zone=ftp:1m $range;",
     'invalid "ftp_pasv_trust" value "anybody"');
 control('trust bad mask',
@@ -272,6 +296,15 @@ right('shared zone', <<"EOF");
     server { listen ${\$t->port(3)}; ftp_ctrl zone=ftp; proxy_pass $c; ftp_data_timeout 1m; }
     server { listen 127.0.0.1:${\$t->range(10, 15)}; ftp_data zone=ftp; }
     server { listen 127.0.0.1:${\$t->range(16, 20)}; ftp_data zone=ftp; }
+EOF
+
+right('modes', <<"EOF");
+    ftp_client_mode any;
+    ftp_server_mode passive;
+    server { listen $a; ftp_ctrl zone=ftp:1m $range server_ip=192.0.2.1; proxy_pass $c; }
+    server { listen $b; ftp_ctrl zone=ftp server_ip=2001:db8::1; proxy_pass $c; ftp_client_mode passive; ftp_server_mode client; }
+    server { listen 127.0.0.1:${\$t->port(3)}; ftp_ctrl zone=ftp server_ip=\$server_addr; proxy_pass $c; ftp_client_mode active; ftp_server_mode active; }
+    server { listen $data; ftp_data zone=ftp; }
 EOF
 
 right('wildcard and IPv6', <<"EOF");

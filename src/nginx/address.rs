@@ -146,6 +146,24 @@ fn write_ipv4(address: SocketAddrV4, text: &mut [u8]) -> usize {
     room - places.len()
 }
 
+/// The host's text in memory of the pool. `None` where there is none.
+///
+/// # Safety
+///
+/// `pool` is alive.
+pub unsafe fn host_in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> Option<ngx_str_t> {
+    let (mut storage, length) = write(address);
+    // SAFETY: the text's memory has the length that is told.
+    unsafe {
+        let text = ngx_pnalloc(pool, MAX_TEXT).cast::<u8>();
+        let sockaddr = (&raw mut storage).cast();
+        (!text.is_null()).then(|| ngx_str_t {
+            len: ngx_sock_ntop(sockaddr, length, text, MAX_TEXT, 0),
+            data: text,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

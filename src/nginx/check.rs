@@ -47,6 +47,9 @@ pub unsafe fn check(cf: *mut ngx_conf_t) -> Option<()> {
                     },
                 );
             }
+            if conf.is_data() && zone.data_server.is_null() {
+                zone.data_server = (*core).ctx;
+            }
             let name = zone.name;
             if (*zone.shm).shm.size == 0 {
                 return wrong(

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::fmt::Display;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::{mem, ptr};
 
 use nginx_sys::{
@@ -20,7 +20,7 @@ use super::data;
 use super::module::hidden_upstream;
 use super::stock::{self, CONF_ERROR, CONF_OK, core_conf};
 use super::zone::{self, MIN_RESERVATIONS, Zone};
-use crate::session::AuthTls;
+use crate::session::{AuthTls, ClientModes, ServerMode};
 
 /// `ftp_data_peer same`: only the control client's address may use its reservation.
 pub const PEER_SAME: ngx_uint_t = 0;
@@ -41,6 +41,9 @@ pub struct SrvConf {
     pub(super) file: ngx_str_t,
     pub(super) line: ngx_uint_t,
     proxy_ip: *mut ngx_stream_complex_value_t,
+    server_ip: *mut ngx_stream_complex_value_t,
+    client_mode: ngx_uint_t,
+    server_mode: ngx_uint_t,
     /// In milliseconds.
     pub data_timeout: ngx_msec_t,
     pub(super) data_peer: ngx_uint_t,
@@ -95,6 +98,24 @@ impl SrvConf {
         tls == (self.proxy_ssl == 1)
     }
 
+    /// `ftp_client_mode`.
+    pub fn client_modes(&self) -> ClientModes {
+        match self.client_mode {
+            1 => ClientModes::Active,
+            2 => ClientModes::Any,
+            _ => ClientModes::Passive,
+        }
+    }
+
+    /// `ftp_server_mode`.
+    pub fn server_mode(&self) -> ServerMode {
+        match self.server_mode {
+            1 => ServerMode::Passive,
+            2 => ServerMode::Active,
+            _ => ServerMode::Client,
+        }
+    }
+
     /// `ftp_auth_tls`.
     pub fn auth_tls(&self) -> AuthTls {
         match self.auth_tls {
@@ -137,6 +158,11 @@ impl SrvConf {
     /// `proxy_ip`, null where the default counts.
     pub fn proxy_ip(&self) -> *mut ngx_stream_complex_value_t {
         self.proxy_ip
+    }
+
+    /// `server_ip`, null where the default counts.
+    pub fn server_ip(&self) -> *mut ngx_stream_complex_value_t {
+        self.server_ip
     }
 }
 
@@ -207,6 +233,8 @@ pub unsafe fn create(cf: *mut ngx_conf_t) -> *mut SrvConf {
         if let Some(conf) = conf.as_mut() {
             conf.data_timeout = UNSET_MSEC;
             conf.data_peer = UNSET;
+            conf.client_mode = UNSET;
+            conf.server_mode = UNSET;
             conf.pasv_trust = UNSET_LIST;
             conf.original_dst = UNSET_FLAG;
             conf.auth_tls = UNSET;
@@ -233,6 +261,8 @@ pub fn merge(prev: &SrvConf, conf: &mut SrvConf) -> *mut c_char {
         60_000,
     );
     inherit(&mut conf.data_peer, prev.data_peer, UNSET, PEER_SAME);
+    inherit(&mut conf.client_mode, prev.client_mode, UNSET, 0);
+    inherit(&mut conf.server_mode, prev.server_mode, UNSET, 0);
     inherit(
         &mut conf.pasv_trust,
         prev.pasv_trust,
@@ -272,6 +302,7 @@ struct CtrlParameters {
     min_port: Option<u16>,
     max_port: Option<u16>,
     proxy_ip: Option<ngx_str_t>,
+    server_ip: Option<ngx_str_t>,
 }
 
 impl CtrlParameters {
@@ -299,6 +330,7 @@ impl CtrlParameters {
             (Some(b"min_port"), Some(value)) => self.min_port.replace(port(&value)?).is_some(),
             (Some(b"max_port"), Some(value)) => self.max_port.replace(port(&value)?).is_some(),
             (Some(b"proxy_ip"), Some(value)) => self.proxy_ip.replace(value).is_some(),
+            (Some(b"server_ip"), Some(value)) => self.server_ip.replace(value).is_some(),
             _ => return Err(format!("invalid parameter \"{word}\"")),
         };
         match repeated {
@@ -328,7 +360,8 @@ fn port(value: &ngx_str_t) -> Result<u16, String> {
         .ok_or_else(|| format!("invalid port \"{value}\""))
 }
 
-/// `ftp_ctrl zone=name[:size] min_port=port max_port=port [proxy_ip=address|variable];`
+/// `ftp_ctrl zone=name[:size] min_port=port max_port=port [proxy_ip=address|variable]
+/// [server_ip=address|variable];`
 ///
 /// # Safety
 ///
@@ -370,8 +403,14 @@ pub unsafe fn ftp_ctrl(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
             (zone.min_port, zone.max_port) = (min, max);
         }
         if let Some(value) = parameters.proxy_ip {
-            match compile(cf, value) {
+            match compile(cf, value, "proxy_ip", |text| ipv4(text).is_some()) {
                 Ok(value) => conf.proxy_ip = value,
+                Err(text) => return error(cf, text),
+            }
+        }
+        if let Some(value) = parameters.server_ip {
+            match compile(cf, value, "server_ip", |text| ip(text).is_some()) {
+                Ok(value) => conf.server_ip = value,
                 Err(text) => return error(cf, text),
             }
         }
@@ -430,8 +469,10 @@ unsafe fn declare(cf: *mut ngx_conf_t, mut name: ngx_str_t, size: usize) -> *mut
 unsafe fn compile(
     cf: *mut ngx_conf_t,
     mut value: ngx_str_t,
+    name: &str,
+    is_right: fn(&[u8]) -> bool,
 ) -> Result<*mut ngx_stream_complex_value_t, String> {
-    let wrong = format!("invalid \"proxy_ip\" address \"{value}\"");
+    let wrong = format!("invalid \"{name}\" address \"{value}\"");
     // SAFETY: the value is compiled into memory of the configuration's pool.
     unsafe {
         let place = ngx_palloc((*cf).pool, mem::size_of::<ngx_stream_complex_value_t>());
@@ -447,7 +488,7 @@ unsafe fn compile(
         }
         let compiled = place.cast::<ngx_stream_complex_value_t>();
         let constant = (*compiled).lengths.is_null();
-        if constant && ipv4((*compiled).value.as_bytes()).is_none() {
+        if constant && !is_right((*compiled).value.as_bytes()) {
             return Err(wrong);
         }
         Ok(compiled)
@@ -458,6 +499,12 @@ unsafe fn compile(
 pub fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
     let address: Ipv4Addr = str::from_utf8(text).ok()?.parse().ok()?;
     (!address.is_unspecified()).then_some(address)
+}
+
+/// An address that can be told to a server.
+pub fn ip(text: &[u8]) -> Option<IpAddr> {
+    let address: IpAddr = str::from_utf8(text).ok()?.parse().ok()?;
+    (!address.is_unspecified()).then(|| address.to_canonical())
 }
 
 /// `ftp_data zone=name;`
@@ -553,6 +600,40 @@ const OUR_INIT: unsafe extern "C" fn(
 pub unsafe fn ftp_data_peer(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
     // SAFETY: the caller's promise.
     unsafe { choose(cf, &mut conf.data_peer, "ftp_data_peer", &["same", "any"]) }
+}
+
+/// `ftp_client_mode passive|active|any;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_client_mode(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    // SAFETY: the caller's promise.
+    unsafe {
+        choose(
+            cf,
+            &mut conf.client_mode,
+            "ftp_client_mode",
+            &["passive", "active", "any"],
+        )
+    }
+}
+
+/// `ftp_server_mode client|passive|active;`
+///
+/// # Safety
+///
+/// Called by nginx, with our configuration of the block.
+pub unsafe fn ftp_server_mode(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
+    // SAFETY: the caller's promise.
+    unsafe {
+        choose(
+            cf,
+            &mut conf.server_mode,
+            "ftp_server_mode",
+            &["client", "passive", "active"],
+        )
+    }
 }
 
 /// `ftp_auth_tls off|on|only;`

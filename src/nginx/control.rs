@@ -179,7 +179,8 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             machine: Session::new(Terms {
                 modes: Modes {
                     client,
-                    ..Modes::default()
+                    allowed: conf.client_modes(),
+                    server: conf.server_mode(),
                 },
                 auth: conf.auth_tls(),
                 implicit_tls: (*s).ssl() == 1,
@@ -195,6 +196,9 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 current: None,
                 port: None,
                 proxy_ip: None,
+                server_ip: None,
+                dial: None,
+                from_server: None,
                 mode: None,
                 earlier: VecDeque::new(),
                 own_tls_context: conf.tls_reuse_required(),
@@ -463,6 +467,10 @@ impl Control {
             let data_tls_required = self.outside.conf().data_tls_required();
             self.machine.chosen(server_tls, data_tls_required);
             (*write).handler = Some(on_client_write);
+            let server = address::read((*self.outside.upstream()).peer.sockaddr);
+            let server = server.map(|server| Host::from_socket(&server).ip());
+            self.machine
+                .connected(server.map(|server| server.is_ipv4()));
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! PREACCESS  begin    is (port, peer) reserved? a stranger is reset
+//!                     active mode: take the reservation, see `active`
 //! PREREAD    preread  take the reservation: one connection, once
 //! CONTENT    stock proxy, whose peer is `init`, `get`, `free` below
 //!            free     both sockets are still open: has each leg got everything?
@@ -11,35 +12,47 @@
 //! It looks at no byte of the transfer.
 
 use std::ffi::c_void;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::{fmt, ptr};
 
 use super::log::ngx_log_error;
 use nginx_sys::{
-    NGX_DECLINED, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
-    NGX_STREAM_FORBIDDEN, SSL_SESSION, ngx_addr_t, ngx_conf_t, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
-    ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
+    NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
+    NGX_STREAM_BAD_GATEWAY, NGX_STREAM_FORBIDDEN, NGX_STREAM_OK, SSL_SESSION, ngx_addr_t,
+    ngx_conf_t, ngx_int_t, ngx_log_t, ngx_peer_connection_t, ngx_post_event, ngx_posted_events,
+    ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
 };
 
+use super::active::{self, Other};
 use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::guard::guarded;
 use super::linger;
+use super::meet::{self, Met};
 use super::resume;
 use super::socket::{self, set_reset_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
-use crate::ports::{Host, Reservation, Taken, Ticket, Verb};
+use crate::ports::{Host, Reservation, Taken, Ticket, Verb, Way};
 
 /// The state of a data connection.
 pub struct Data {
     s: *mut ngx_stream_session_t,
     port: u16,
-    client: Host,
+    /// Who has connected.
+    peer: Host,
     found: Option<Ticket>,
     taken: Option<Taken>,
+    /// In active mode the other leg, until the stock proxy has it.
+    other: Option<Other>,
+    /// The client is being dialled, and phases wait.
+    waits: bool,
+    /// The mate will not come.
+    alone: bool,
+    /// The client was dialled in vain: the server is only to see a reset.
+    doomed: bool,
     /// The client's leg begins with a handshake.
     tls: bool,
     handshake: Option<Handshake>,
@@ -66,6 +79,8 @@ pub enum Ending {
     },
     /// Everything arrived.
     Complete,
+    /// The server's connection has gone to the session of its client.
+    HandedOver,
 }
 
 impl Data {
@@ -121,8 +136,89 @@ impl Data {
         self.handshake.take()
     }
 
+    /// A session that the proxy begins, on a connection to the client that is being made, or has failed.
+    pub fn begun(s: *mut ngx_stream_session_t, taken: Taken, failed: bool) -> Self {
+        // SAFETY: the session is alive.
+        let client = unsafe { address::read((*(*s).connection).sockaddr) };
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut data = Self::new(s, taken.port, Host::from_socket(&client.unwrap_or(nowhere)));
+        data.receive(taken);
+        data.waits = !failed;
+        data.doomed = failed;
+        // SAFETY: as above.
+        unsafe { data.mark_doomed() };
+        data
+    }
+
+    fn new(s: *mut ngx_stream_session_t, port: u16, peer: Host) -> Self {
+        Self {
+            s,
+            port,
+            peer,
+            found: None,
+            taken: None,
+            other: None,
+            waits: false,
+            alone: false,
+            doomed: false,
+            tls: false,
+            handshake: None,
+            unsafe_client: false,
+            resumed: ptr::null_mut(),
+            notified: false,
+            target: ptr::null_mut(),
+            ending: Ending::Refused,
+        }
+    }
+
+    /// The client has answered, or has not: phases may go on.
+    ///
+    /// # Safety
+    ///
+    /// The session's connection is open.
+    pub unsafe fn answered(&mut self, fine: bool) {
+        self.waits = false;
+        self.doomed = !fine;
+        // SAFETY: the caller's promise.
+        unsafe { self.mark_doomed() };
+    }
+
+    unsafe fn mark_doomed(&self) {
+        if self.doomed {
+            // SAFETY: the session's connection is open.
+            unsafe { (*(*self.s).connection).set_error(1) };
+        }
+    }
+
+    /// The client has answered the session that the server has begun: the two change places, and phases may go on.
+    ///
+    /// # Safety
+    ///
+    /// Both are connected.
+    pub unsafe fn exchange(&mut self) -> bool {
+        self.waits = false;
+        let s = self.s;
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.other
+                .as_mut()
+                .is_some_and(|other| active::exchange(s, other))
+        }
+    }
+
+    fn go_on(&self) -> ngx_int_t {
+        match self.waits {
+            true => NGX_DONE as ngx_int_t,
+            false => NGX_DECLINED as ngx_int_t,
+        }
+    }
+
     /// Gives the reservation back; more than once does nothing.
     pub fn finish(&mut self) {
+        self.other = None;
+        if let Some(taken) = &self.taken {
+            meet::forget(taken);
+        }
         let (Some(zone), Some(taken)) = (self.zone(), self.taken) else {
             return;
         };
@@ -151,46 +247,61 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
     // SAFETY: the caller's promise.
     unsafe {
         let c = (*s).connection;
+        if let Some(data) = context::data(s) {
+            return data.go_on();
+        }
         // Whatever goes wrong from here on, a FIN would look like the end of a file. That holds for a worker
         // that is killed, too.
         set_reset_at_close(c, true);
-        let client = address::read((*c).sockaddr);
+        let peer = address::read((*c).sockaddr);
         let local = match conf.original_dst() {
             true => socket::dialled(c),
             false => socket::local(c),
         };
-        let (Some(local), Some(client), Some(zone)) = (local, client, conf.zone()) else {
+        let (Some(local), Some(peer), Some(zone)) = (local, peer, conf.zone()) else {
             ngx_log_error!(NGX_LOG_ERR, (*c).log, "data connection without an address");
-            return NGX_ERROR as ngx_int_t;
+            return FAILED;
         };
-        let (port, client) = (local.port(), Host::from_socket(&client));
-        let found = zone
-            .with(|table| table.find(zone::now(), port, client))
-            .flatten();
-        let data = Data {
-            s,
-            port,
-            client,
-            found,
-            taken: None,
-            tls: (*s).ssl() == 1,
-            handshake: None,
-            unsafe_client: false,
-            resumed: ptr::null_mut(),
-            notified: false,
-            target: ptr::null_mut(),
-            ending: Ending::Refused,
-        };
+        let (port, peer) = (local.port(), Host::from_socket(&peer));
+        let found = zone.with(|table| {
+            let ticket = table.find(zone::now(), port, peer)?;
+            Some((ticket, table.way(ticket)?))
+        });
+        let (found, way) = found.flatten().unzip();
+        let mut data = Data::new(s, port, peer);
+        data.found = found;
+        data.tls = (*s).ssl() == 1;
         if context::attach(s, Context::Data(Box::new(data))).is_none() {
-            return NGX_ERROR as ngx_int_t;
+            return FAILED;
         }
         // Not yet: see `tls`.
         (*s).set_ssl(0);
-        match found {
-            Some(_) => NGX_DECLINED as ngx_int_t,
-            None => refuse((*c).log, port),
+        match way {
+            Some(Way::ToServer) => NGX_DECLINED as ngx_int_t,
+            Some(Way::ToClient) => context::data(s).map_or(FAILED, |data| data.dial()),
+            Some(Way::FromClient | Way::FromServer) => {
+                context::data(s).map_or(FAILED, |data| data.begin_to_meet())
+            }
+            Some(Way::Neither) | None => refuse((*c).log, port),
         }
     }
+}
+
+const FAILED: ngx_int_t = NGX_ERROR as ngx_int_t;
+
+/// A connection has got its reservation.
+pub fn log_match(log: *mut ngx_log_t, reservation: &Taken) {
+    let (port, target) = (reservation.port, reservation.target);
+    let session = reservation.session;
+    ngx_log_error!(
+        NGX_LOG_INFO,
+        log,
+        "ftp matched port {port}, target {target}, session {session:016x}"
+    );
+}
+
+fn log_alone(log: *mut ngx_log_t, port: u16) {
+    ngx_log_error!(NGX_LOG_INFO, log, "ftp nobody to meet on port {port}");
 }
 
 fn refuse(log: *mut ngx_log_t, port: u16) -> ngx_int_t {
@@ -211,7 +322,7 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
             let Some(data) = context::data(s) else {
                 return NGX_DECLINED as ngx_int_t;
             };
-            let taken = data.take(log);
+            let taken = data.taken.is_some() || data.take(log).is_some();
             if taken && !data.choose_proxy() {
                 return NGX_ERROR as ngx_int_t;
             }
@@ -232,6 +343,7 @@ impl Data {
     /// The server does not take the connection. Before any transfer command it has no reason of its own.
     fn blame_network(&self, log: *mut ngx_log_t) {
         if let (Some(taken), Some(verb)) = (self.taken, self.verb())
+            && matches!(taken.way, Way::ToServer | Way::Neither)
             && verb.as_bytes().is_empty()
         {
             let target = taken.target;
@@ -241,6 +353,86 @@ impl Data {
                 "no data connection to {target} before any transfer command: is a firewall between?"
             );
         }
+    }
+
+    /// Active mode: the reservation is taken and the client dialled.
+    unsafe fn dial(&mut self) -> ngx_int_t {
+        // SAFETY: the session is in the preaccess phase.
+        unsafe {
+            let log = (*(*self.s).connection).log;
+            let Some(taken) = self.take(log) else {
+                return refuse(log, self.port);
+            };
+            match active::dial(self.s, &taken) {
+                Ok(other) => {
+                    self.other = Some(other);
+                    self.waits = true;
+                    self.go_on()
+                }
+                Err(rc) => rc,
+            }
+        }
+    }
+
+    /// Both connect: the reservation is taken, and the mate looked for.
+    unsafe fn begin_to_meet(&mut self) -> ngx_int_t {
+        // SAFETY: the session is in the preaccess phase.
+        unsafe {
+            let log = (*(*self.s).connection).log;
+            // Before anybody can see that this one is there, and come.
+            if !meet::open_door() {
+                return FAILED;
+            }
+            let Some(taken) = self.take(log) else {
+                return refuse(log, self.port);
+            };
+            self.waits = true;
+            match meet::wait(self.s, &taken) {
+                true => self.meet(),
+                false => FAILED,
+            }
+        }
+    }
+
+    /// Looks for the mate. `NGX_DONE` where the session waits for it, else how it ends.
+    ///
+    /// # Safety
+    ///
+    /// The session waits.
+    pub unsafe fn meet(&mut self) -> ngx_int_t {
+        let (Some(zone), Some(taken)) = (self.zone(), self.taken) else {
+            return FAILED;
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            let c = (*self.s).connection;
+            if zone::now() >= taken.deadline {
+                log_alone((*c).log, self.port);
+                return NGX_STREAM_BAD_GATEWAY as ngx_int_t;
+            }
+            match meet::attempt(c, zone, &taken, &mut self.alone) {
+                Met::Waiting => NGX_DONE as ngx_int_t,
+                Met::Gone => {
+                    self.ending = Ending::HandedOver;
+                    NGX_STREAM_OK as ngx_int_t
+                }
+                Met::Lost => {
+                    log_alone((*c).log, self.port);
+                    NGX_STREAM_BAD_GATEWAY as ngx_int_t
+                }
+            }
+        }
+    }
+
+    /// The server's connection has come to this session, its client's: phases may go on. False where it is not for it.
+    pub fn join(&mut self, server: Other) -> bool {
+        let Some(taken) = self.taken.filter(|taken| taken.way == Way::FromClient) else {
+            return false;
+        };
+        meet::forget(&taken);
+        self.other = Some(server);
+        self.waits = false;
+        true
     }
 
     /// The server's leg is TLS if its control connection has agreed on that, whatever `proxy_ssl` says here.
@@ -262,29 +454,23 @@ impl Data {
         }
     }
 
-    fn take(&mut self, log: *mut ngx_log_t) -> bool {
-        let (Some(zone), Some(ticket)) = (self.zone(), self.found) else {
-            return false;
-        };
-        let (port, client) = (self.port, self.client);
-        let taken = zone
-            .with(|table| table.take(zone::now(), ticket, port, client, zone::this_worker()))
-            .flatten();
-        let Some(reservation) = taken else {
-            return false;
-        };
-        let (target, session) = (reservation.target, reservation.session);
-        ngx_log_error!(
-            NGX_LOG_INFO,
-            log,
-            "ftp matched port {port}, target {target}, session {session:016x}"
-        );
-        self.taken = taken;
+    fn take(&mut self, log: *mut ngx_log_t) -> Option<Taken> {
+        let (port, peer) = (self.port, self.peer);
+        let (zone, ticket) = (self.zone()?, self.found?);
+        let taken =
+            zone.with(|table| table.take(zone::now(), ticket, port, peer, zone::this_worker()));
+        let reservation = taken.flatten()?;
+        log_match(log, &reservation);
+        self.receive(reservation);
+        self.taken
+    }
+
+    fn receive(&mut self, reservation: Taken) {
+        self.taken = Some(reservation);
         self.tls |= reservation.tls.client;
         self.ending = Ending::Cut {
             client_has_all: false,
         };
-        true
     }
 }
 
@@ -300,24 +486,28 @@ impl Data {
         unsafe {
             let c = (*self.s).connection;
             let clean = match self.ending {
-                Ending::Refused => false,
-                Ending::Cut { client_has_all } => client_has_all,
-                Ending::Complete => true,
+                Ending::Refused => Some(false),
+                Ending::Cut { client_has_all } => Some(client_has_all),
+                Ending::Complete => Some(true),
+                // The socket is another connection's by now.
+                Ending::HandedOver => None,
             };
-            set_reset_at_close(c, !clean);
-            if clean {
-                tls::say_goodbye(c);
+            if let Some(clean) = clean {
+                set_reset_at_close(c, !clean);
+                if clean {
+                    tls::say_goodbye(c);
+                }
             }
             if let Some(taken) = self.taken {
-                let (port, target, ending, client) =
-                    (self.port, taken.target, self.ending, self.client);
+                let (port, target, ending, peer) =
+                    (self.port, taken.target, self.ending, self.peer);
                 let session = taken.session;
                 // The other leg is closed by now: nginx's own context would tell of 0 bytes.
                 let handler = (*(*c).log).handler.take();
                 ngx_log_error!(
                     NGX_LOG_INFO,
                     (*c).log,
-                    "ftp finished port {port} of {client}, target {target}, session {session:016x}: {ending}"
+                    "ftp finished port {port} of {peer}, target {target}, session {session:016x}: {ending}"
                 );
                 (*(*c).log).handler = handler;
             }
@@ -332,6 +522,7 @@ impl fmt::Display for Ending {
             Self::Refused => "refused",
             Self::Cut { .. } => "cut",
             Self::Complete => "complete",
+            Self::HandedOver => "handed over",
         })
     }
 }
@@ -379,7 +570,10 @@ unsafe extern "C" fn init(
                 };
                 (*(*s).upstream).ssl_name = copy;
             }
-            data.target = address::in_pool(pool, taken.target);
+            data.target = match &data.other {
+                Some(other) => other.server(),
+                None => address::in_pool(pool, taken.target),
+            };
             if data.target.is_null() {
                 return NGX_ERROR as ngx_int_t;
             }
@@ -409,13 +603,23 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
     // SAFETY: `s` is what `init` put there.
     unsafe {
         guarded((*peer).log, NGX_ERROR as ngx_int_t, || {
-            let Some(target) = context::data(s.cast()).and_then(|data| data.target.as_mut()) else {
-                return NGX_ERROR as ngx_int_t;
+            let Some(data) = context::data(s.cast()) else {
+                return FAILED;
+            };
+            let Some(target) = data.target.as_mut() else {
+                return FAILED;
             };
             (*peer).sockaddr = target.sockaddr;
             (*peer).socklen = target.socklen;
             (*peer).name = &raw mut target.name;
-            NGX_OK as ngx_int_t
+            match data.other.as_mut().map(|server| server.give()) {
+                Some(Some(server)) => {
+                    (*peer).connection = server;
+                    NGX_DONE as ngx_int_t
+                }
+                Some(None) => FAILED,
+                None => NGX_OK as ngx_int_t,
+            }
         })
     }
 }
@@ -427,12 +631,18 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
         let pc = (*peer).connection;
         set_reset_at_close(pc, true);
         guarded((*peer).log, (), || {
-            if let Some(data) = context::data(s.cast())
-                && let Some((zone, kept)) = data.kept()
-            {
+            let Some(data) = context::data(s.cast()) else {
+                return;
+            };
+            if let Some((zone, kept)) = data.kept() {
                 resume::renew_if_changed(pc, zone, kept, data.resumed);
             }
-            if let Some(data) = context::data(s.cast()).filter(|data| data.tls) {
+            if data.doomed {
+                // How a stock proxy is told to end a session.
+                let c = (*data.s).connection;
+                (*c).set_close(1);
+                ngx_post_event((*c).read, &raw mut ngx_posted_events);
+            } else if data.tls {
                 tls::hold(pc, true);
                 data.handshake = Some(tls::begin(data.s));
             }

@@ -14,6 +14,9 @@
 //! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
+//! | `active` | a data connection that the server has begun: the client is dialled, the two exchanged |
+//! | `dialled` | a data connection that the proxy begins: the client is dialled, and made a session |
+//! | `meet` | two data connections that make one: across workers |
 //! | `tls` | handshakes with the client that we begin |
 //! | `resume` | TLS sessions with the server, from control to data connections |
 //! | `linger` | the end of a TLS leg to the server |
@@ -26,6 +29,7 @@
 //! | `log` | lines in the log, out of the way
 //! | `guard` | no panic leaves an entry point |
 
+mod active;
 mod address;
 mod auth;
 mod check;
@@ -33,10 +37,12 @@ mod conf;
 mod context;
 mod control;
 mod data;
+mod dialled;
 mod guard;
 mod input;
 mod linger;
 mod log;
+mod meet;
 mod module;
 mod output;
 mod outside;

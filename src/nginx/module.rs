@@ -18,7 +18,7 @@ use super::conf::{self, MainConf, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
-use super::{check, control, data, socket, tls, variables, zone};
+use super::{check, control, data, dialled, socket, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -43,7 +43,7 @@ static CONTEXT: ngx_stream_module_t = ngx_stream_module_t {
     merge_srv_conf: Some(merge_srv_conf),
 };
 
-static mut COMMANDS: [ngx_command_t; 13] = [
+static mut COMMANDS: [ngx_command_t; 15] = [
     directive(
         c"ftp_ctrl",
         NGX_STREAM_SRV_CONF | NGX_CONF_1MORE,
@@ -66,6 +66,18 @@ static mut COMMANDS: [ngx_command_t; 13] = [
         c"ftp_data_peer",
         NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
         set_ftp_data_peer,
+        0,
+    ),
+    directive(
+        c"ftp_client_mode",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_client_mode,
+        0,
+    ),
+    directive(
+        c"ftp_server_mode",
+        NGX_STREAM_MAIN_CONF | NGX_STREAM_SRV_CONF | NGX_CONF_TAKE1,
+        set_ftp_server_mode,
         0,
     ),
     directive(
@@ -265,6 +277,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     // SAFETY: nginx's cycle.
     guarded(unsafe { (*cycle).log }, (), || {
         zone::become_worker();
+        dialled::find_statistics();
         // SAFETY: this is a worker, before it accepts anything.
         unsafe {
             control::restore_filters();
@@ -317,6 +330,8 @@ macro_rules! setter {
 setter!(set_ftp_ctrl, conf::ftp_ctrl);
 setter!(set_ftp_data, conf::ftp_data);
 setter!(set_ftp_data_peer, conf::ftp_data_peer);
+setter!(set_ftp_client_mode, conf::ftp_client_mode);
+setter!(set_ftp_server_mode, conf::ftp_server_mode);
 setter!(set_ftp_pasv_trust, conf::ftp_pasv_trust);
 setter!(set_ftp_auth_tls, conf::ftp_auth_tls);
 setter!(set_ftp_data_tls, conf::ftp_data_tls);

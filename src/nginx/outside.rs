@@ -1,7 +1,7 @@
 //! What the session machine of a control connection acts on: the two connections, the zone, the log.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ptr;
 
 use super::log::ngx_log_error;
@@ -12,14 +12,17 @@ use nginx_sys::{
 
 use super::conf::SrvConf;
 use super::context;
+use super::data;
+use super::dialled::{self, Dial};
 use super::input::HELD;
+use super::meet;
 use super::output::Output;
 use super::reserve::GivenBack;
 use super::resume::Resumable;
-use super::zone::Zone;
+use super::zone::{self, Zone};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
-use crate::ports::{Reserved, Ticket};
+use crate::ports::{Host, Reserved, Ticket};
 use crate::session::{Actions, Announced, Asked, Mode, Note, Passive, Unavailable};
 
 /// Data connections of one session that are looked after at the same time; more are only a client's
@@ -38,10 +41,17 @@ pub struct Outside {
     pub to_server: Output,
     /// The reservation that a data connection may take, or has taken.
     pub current: Option<Reserved>,
-    /// The last port that was reserved.
+    /// Where both connect, what is reserved for the server; `current` is the client's.
+    pub from_server: Option<Reserved>,
+    /// The last port that was reserved, of the client's leg or the server's.
     pub port: Option<u16>,
     /// What `proxy_ip` has yielded: it is evaluated in memory that lives as long as the session.
     pub proxy_ip: Option<Ipv4Addr>,
+    /// The same for `server_ip`.
+    pub server_ip: Option<IpAddr>,
+    /// Where the client of a data connection listens that the proxy will begin, and where the connection to it comes
+    /// from.
+    pub dial: Option<(SocketAddr, Option<SocketAddr>)>,
     /// How the last data port was asked for.
     pub mode: Option<Mode>,
     /// Earlier reservations whose data connection may still be open.
@@ -213,19 +223,76 @@ impl Outside {
 }
 
 impl Outside {
-    /// Logs, or remembers, what became of a reservation.
-    pub fn note_given_back(&mut self, given_back: GivenBack) {
-        match given_back {
-            GivenBack::Released(port) => {
-                ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
-            }
-            GivenBack::Taken(ticket) => {
-                if self.earlier.len() == MAX_TAKEN {
-                    self.earlier.pop_front();
+    /// What is reserved, for one data connection; it is not any more.
+    pub fn take_all(&mut self) -> [Option<Reserved>; 2] {
+        [self.current.take(), self.from_server.take()]
+    }
+
+    /// Logs, or remembers, what became of what was reserved for one data connection.
+    pub fn note_given_back(&mut self, given_back: [Option<GivenBack>; 2]) {
+        let both = given_back.iter().all(Option::is_some);
+        for given_back in given_back.into_iter().flatten() {
+            match given_back {
+                GivenBack::Released(port) => {
+                    ngx_log_error!(NGX_LOG_INFO, self.log(), "ftp released port {port}");
                 }
-                self.earlier.push_back(ticket);
+                GivenBack::Taken(ticket) => {
+                    if both {
+                        self.wake(ticket);
+                    }
+                    if self.earlier.len() == MAX_TAKEN {
+                        self.earlier.pop_front();
+                    }
+                    self.earlier.push_back(ticket);
+                }
+                GivenBack::Gone => {}
             }
-            GivenBack::Gone => {}
+        }
+    }
+
+    /// A data connection that may be waiting for another one is not to wait in vain.
+    fn wake(&self, ticket: Ticket) {
+        let found = self
+            .zone()
+            .and_then(|zone| zone.with(|table| table.read(ticket)));
+        if let Some(reservation) = found.flatten() {
+            meet::wake(&reservation);
+        }
+    }
+}
+
+impl Outside {
+    /// Begins the data connection that [`Actions::reserve_dialled`] has reserved.
+    unsafe fn begin_data(&mut self) {
+        let (Some(zone), Some(reserved)) = (self.zone(), self.current) else {
+            return;
+        };
+        let Some((client, source)) = self.dial.take() else {
+            return;
+        };
+        let (now, owner) = (zone::now(), zone::this_worker());
+        let host = Host::from_socket(&client);
+        let taken = zone.with(|table| table.take(now, reserved.ticket, reserved.port, host, owner));
+        let Some(reservation) = taken.flatten() else {
+            let port = reserved.port;
+            ngx_log_error!(
+                NGX_LOG_INFO,
+                self.log(),
+                "ftp refused port {port}: not reserved"
+            );
+            return;
+        };
+        data::log_match(self.log(), &reservation);
+        let dial = Dial {
+            server: zone.data_server,
+            reservation,
+            client,
+            source,
+        };
+        // SAFETY: the session is alive, its connection open.
+        let begun = unsafe { dialled::begin(self.s, &dial) };
+        if begun.is_none() {
+            zone.with(|table| table.finish(now, reserved.ticket));
         }
     }
 }
@@ -242,7 +309,7 @@ impl Actions for Outside {
     fn reserve(&mut self, passive: Passive<'_>) -> Result<HostPort, Unavailable> {
         self.mode = Some(passive.mode);
         // SAFETY: replies come from a connected upstream.
-        let reserved = unsafe { self.reserve_port(&passive) };
+        let reserved = unsafe { self.reserve_passive(&passive) };
         if reserved.is_none() {
             self.release();
         }
@@ -251,36 +318,67 @@ impl Actions for Outside {
 
     fn reserve_active(
         &mut self,
-        _asked: Asked<'_>,
-        _address: SocketAddr,
+        asked: Asked<'_>,
+        address: SocketAddr,
     ) -> Result<SocketAddr, Unavailable> {
-        Err(Unavailable)
+        self.mode = Some(asked.mode);
+        // SAFETY: the machine waits for the server's greeting, so the upstream is connected.
+        let reserved = unsafe { self.reserve_for_active(&asked, address.port()) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
     }
 
     fn reserve_dialled(
         &mut self,
-        _asked: Asked<'_>,
-        _address: SocketAddr,
-        _server: Announced,
+        asked: Asked<'_>,
+        address: SocketAddr,
+        server: Announced,
     ) -> Result<(), Unavailable> {
-        Err(Unavailable)
+        self.mode = Some(asked.mode);
+        // SAFETY: as above.
+        let reserved = unsafe { self.reserve_for_neither(&asked, address.port(), server) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
     }
 
-    fn dial(&mut self) {}
-
-    fn reserve_for_server(&mut self, _asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
-        Err(Unavailable)
+    fn dial(&mut self) {
+        // SAFETY: the session is alive, and of the cycle that its zone is of.
+        unsafe { self.begin_data() };
     }
 
-    fn reserve_for_client(&mut self, _asked: Asked<'_>) -> Result<HostPort, Unavailable> {
-        Err(Unavailable)
+    fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
+        self.mode = Some(asked.mode);
+        // SAFETY: as above.
+        let reserved = unsafe { self.reserve_from_server(&asked) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
+    }
+
+    fn reserve_for_client(&mut self, asked: Asked<'_>) -> Result<HostPort, Unavailable> {
+        // SAFETY: as above.
+        let reserved = unsafe { self.reserve_from_client(&asked) };
+        if reserved.is_none() {
+            self.release();
+        }
+        reserved.ok_or(Unavailable)
     }
 
     fn release(&mut self) {
-        let (Some(zone), Some(reserved)) = (self.zone(), self.current.take()) else {
+        self.dial = None;
+        let Some(zone) = self.zone() else {
             return;
         };
-        if let Some(given_back) = zone.with(|table| GivenBack::to(table, reserved.ticket)) {
+        let all = self.take_all();
+        let given_back = zone.with(|table| {
+            all.map(|reserved| reserved.map(|reserved| GivenBack::to(table, reserved.ticket)))
+        });
+        if let Some(given_back) = given_back {
             self.note_given_back(given_back);
         }
     }

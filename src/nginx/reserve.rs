@@ -1,5 +1,5 @@
-//! A data port for what the server announced: where the data connection goes, where it comes from, what the client
-//! is told.
+//! A data port for what the server or the client announced: where the data connection goes, where it comes from, what
+//! the other side is told.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,25 +7,25 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, ngx_cidr_match, ngx_int_t, ngx_str_t,
-    ngx_stream_complex_value,
+    ngx_stream_complex_value, ngx_stream_complex_value_t,
 };
 
-use super::conf::ipv4;
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, context, socket};
+use super::{address, conf, context, socket};
 use crate::ftp::HostPort;
-use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls};
-use crate::session::{Mode, Passive};
+use crate::ftp::command::Transfer;
+use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls, Way};
+use crate::session::{Announced, Asked, Mode, Passive};
 
 impl Outside {
     /// Where the data connection goes: to the control connection's peer, or to the address in a 227 if
     /// the admin trusts it.
-    unsafe fn target(&self, passive: &Passive<'_>) -> Option<SocketAddr> {
+    unsafe fn target(&self, host: Option<Ipv4Addr>, port: u16) -> Option<SocketAddr> {
         // SAFETY: the upstream is connected.
         unsafe {
-            if let Some(host) = passive.host {
-                let announced = SocketAddr::from((host, passive.port));
+            if let Some(host) = host {
+                let announced = SocketAddr::from((host, port));
                 let (mut storage, _) = address::write(announced);
                 let trusted = self.conf().trusted();
                 if !trusted.is_null()
@@ -35,7 +35,7 @@ impl Outside {
                 }
             }
             let mut peer = address::read((*self.upstream()).peer.sockaddr)?;
-            peer.set_port(passive.port);
+            peer.set_port(port);
             Some(peer)
         }
     }
@@ -46,28 +46,11 @@ impl Outside {
         unsafe {
             let c = (*self.s).connection;
             let value = self.conf().proxy_ip();
-            if !value.is_null() && self.proxy_ip.is_some() {
-                return self.proxy_ip;
-            }
             if !value.is_null() {
-                let mut text: ngx_str_t = std::mem::zeroed();
-                let s = self.s;
-                let evaluated =
-                    context::hidden(s, || ngx_stream_complex_value(s, value, &mut text));
-                if evaluated != NGX_OK as ngx_int_t {
-                    return None;
+                if self.proxy_ip.is_none() {
+                    self.proxy_ip = self.evaluate(value, "proxy_ip", conf::ipv4);
                 }
-                let found = ipv4(text.as_bytes());
-                if found.is_none() {
-                    ngx_log_error!(
-                        NGX_LOG_ERR,
-                        self.log(),
-                        "invalid \"proxy_ip\" address \"{}\"",
-                        text.as_bytes().escape_ascii()
-                    );
-                }
-                self.proxy_ip = found;
-                return found;
+                return self.proxy_ip;
             }
             let local = match (*c).proxy_protocol.as_ref() {
                 Some(header) if header.dst_addr.len > 0 => {
@@ -110,75 +93,342 @@ impl Outside {
         }
     }
 
-    /// Reserves a port in place of the current one. What stands in the way is logged.
+    /// The address that PORT and EPRT tell the server.
+    unsafe fn told_to_server(&mut self) -> Option<IpAddr> {
+        // SAFETY: the session is alive and its upstream connected.
+        unsafe {
+            let value = self.conf().server_ip();
+            if value.is_null() {
+                let local = socket::local(self.upstream_connection())?;
+                return Some(Host::from_socket(&local).ip());
+            }
+            if self.server_ip.is_none() {
+                self.server_ip = self.evaluate(value, "server_ip", conf::ip);
+            }
+            self.server_ip
+        }
+    }
+
+    /// The value of a parameter of `ftp_ctrl`, in memory that lives as long as the session.
+    unsafe fn evaluate<T>(
+        &self,
+        value: *mut ngx_stream_complex_value_t,
+        name: &str,
+        parse: fn(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        // SAFETY: the session is alive.
+        unsafe {
+            let mut text: ngx_str_t = std::mem::zeroed();
+            let s = self.s;
+            let evaluated = context::hidden(s, || ngx_stream_complex_value(s, value, &mut text));
+            if evaluated != NGX_OK as ngx_int_t {
+                return None;
+            }
+            let found = parse(text.as_bytes());
+            if found.is_none() {
+                ngx_log_error!(
+                    NGX_LOG_ERR,
+                    self.log(),
+                    "invalid \"{name}\" address \"{}\"",
+                    text.as_bytes().escape_ascii()
+                );
+            }
+            found
+        }
+    }
+
+    /// The client's host.
+    unsafe fn client(&self) -> Option<Host> {
+        // SAFETY: the session is alive.
+        let client = unsafe { address::read((*(*self.s).connection).sockaddr) };
+        client.map(|client| Host::from_socket(&client))
+    }
+
+    /// The server's host.
+    unsafe fn server(&self) -> Option<Host> {
+        // SAFETY: the upstream is connected.
+        let server = unsafe { address::read((*self.upstream()).peer.sockaddr) };
+        server.map(|server| Host::from_socket(&server))
+    }
+
+    fn log_no_client(&self) {
+        ngx_log_error!(
+            NGX_LOG_ERR,
+            self.log(),
+            "client has no address for data connections"
+        );
+    }
+
+    fn log_no_server(&self) {
+        ngx_log_error!(
+            NGX_LOG_ERR,
+            self.log(),
+            "upstream has no address for data connections"
+        );
+    }
+
+    /// Reserves a port for the client in place of what there is. What stands in the way is logged.
     ///
     /// # Safety
     ///
     /// The session is alive and its upstream connected.
-    pub unsafe fn reserve_port(&mut self, passive: &Passive<'_>) -> Option<HostPort> {
-        // SAFETY: the session is alive and its upstream connected.
+    pub unsafe fn reserve_passive(&mut self, passive: &Passive<'_>) -> Option<HostPort> {
+        // SAFETY: the caller's promise.
         unsafe {
-            let log = self.log();
-            let conf = self.conf();
-            let zone = self.zone()?;
             let host = match passive.mode {
                 Mode::Pasv => self.announced()?,
                 _ => Ipv4Addr::UNSPECIFIED,
             };
-            let Some(target) = self.target(passive) else {
-                ngx_log_error!(
-                    NGX_LOG_ERR,
-                    log,
-                    "upstream has no address for data connections"
-                );
+            let Some(target) = self.target(passive.host, passive.port) else {
+                self.log_no_server();
                 return None;
             };
-            let client = address::read((*(*self.s).connection).sockaddr);
-            let client = client.map(|client| Host::from_socket(&client));
-            let peer = match client {
-                _ if conf.any_peer() => Peer::Any,
-                Some(host) => Peer::Host(host),
-                None => {
-                    ngx_log_error!(
-                        NGX_LOG_ERR,
-                        log,
-                        "client has no address for data connections"
-                    );
-                    return None;
-                }
+            let from = self.client();
+            if from.is_none() && !self.conf().any_peer() {
+                self.log_no_client();
+                return None;
+            }
+            let port = self.reserve_port(&Wanted {
+                from,
+                target,
+                local: self.source_for(&target),
+                mate: None,
+                mode: passive.mode,
+                way: Way::ToServer,
+                tls: self.tls(passive.protected, passive.server_protected),
+                user: passive.user,
+                transfer: passive.transfer,
+            })?;
+            Some(HostPort { host, port })
+        }
+    }
+
+    /// Reserves a port for the server in place of what there is; its connection goes to the client's announced
+    /// `port`. What stands in the way is logged.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive and its upstream connected.
+    pub unsafe fn reserve_for_active(
+        &mut self,
+        asked: &Asked<'_>,
+        port: u16,
+    ) -> Option<SocketAddr> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let told = self.told_to_server()?;
+            // Nobody else is ever dialled.
+            let Some(client) = self.client() else {
+                self.log_no_client();
+                return None;
             };
-            let local = self.source_for(&target);
-            let kept = match passive.server_protected && self.conf().resumes_tls {
+            let from = self.server();
+            if from.is_none() && !self.conf().any_peer() {
+                self.log_no_server();
+                return None;
+            }
+            let port = self.reserve_port(&Wanted {
+                from,
+                target: client.at(port),
+                local: self.source_for_client(client),
+                mate: None,
+                mode: asked.mode,
+                way: Way::ToClient,
+                tls: self.tls(asked.protected, asked.server_protected),
+                user: asked.user,
+                transfer: None,
+            })?;
+            Some(SocketAddr::new(told, port))
+        }
+    }
+
+    /// Reserves what a data connection needs that the proxy begins: to the client's announced `port`, and to where
+    /// the server listens. It takes a port's number, though nobody will connect there. What stands in the way is
+    /// logged.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive and its upstream connected.
+    pub unsafe fn reserve_for_neither(
+        &mut self,
+        asked: &Asked<'_>,
+        port: u16,
+        server: Announced,
+    ) -> Option<()> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let Some(client) = self.client() else {
+                self.log_no_client();
+                return None;
+            };
+            let Some(target) = self.target(server.host, server.port) else {
+                self.log_no_server();
+                return None;
+            };
+            if self.zone()?.data_server.is_null() {
+                let name = &self.zone()?.name;
+                ngx_log_error!(
+                    NGX_LOG_ERR,
+                    self.log(),
+                    "no \"ftp_data\" in zone \"{name}\""
+                );
+                return None;
+            }
+            self.reserve_port(&Wanted {
+                from: Some(client),
+                target,
+                local: self.source_for(&target),
+                mate: None,
+                mode: asked.mode,
+                way: Way::Neither,
+                tls: self.tls(asked.protected, asked.server_protected),
+                user: asked.user,
+                transfer: None,
+            })?;
+            self.dial = Some((client.at(port), self.source_for_client(client)));
+            Some(())
+        }
+    }
+
+    /// Reserves a port for the server in place of what there is; another one for the client is to follow. What stands
+    /// in the way is logged.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive and its upstream connected.
+    pub unsafe fn reserve_from_server(&mut self, asked: &Asked<'_>) -> Option<SocketAddr> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let told = self.told_to_server()?;
+            let from = self.server();
+            if from.is_none() && !self.conf().any_peer() {
+                self.log_no_server();
+                return None;
+            }
+            let Some(client) = self.client() else {
+                self.log_no_client();
+                return None;
+            };
+            let port = self.reserve_port(&Wanted {
+                from,
+                target: client.at(0),
+                local: None,
+                mate: None,
+                mode: asked.mode,
+                way: Way::FromServer,
+                tls: Tls::default(),
+                user: asked.user,
+                transfer: None,
+            })?;
+            self.from_server = self.current.take();
+            Some(SocketAddr::new(told, port))
+        }
+    }
+
+    /// Reserves a port for the client, beside that for the server. What stands in the way is logged.
+    ///
+    /// # Safety
+    ///
+    /// The session is alive and its upstream connected.
+    pub unsafe fn reserve_from_client(&mut self, asked: &Asked<'_>) -> Option<HostPort> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mate = self.from_server?.ticket;
+            let host = match asked.mode {
+                Mode::Pasv => self.announced()?,
+                _ => Ipv4Addr::UNSPECIFIED,
+            };
+            let from = self.client();
+            if from.is_none() && !self.conf().any_peer() {
+                self.log_no_client();
+                return None;
+            }
+            let Some(server) = self.server() else {
+                self.log_no_server();
+                return None;
+            };
+            let port = self.reserve_port(&Wanted {
+                from,
+                target: server.at(0),
+                local: None,
+                mate: Some(mate),
+                mode: asked.mode,
+                way: Way::FromClient,
+                tls: self.tls(asked.protected, asked.server_protected),
+                user: asked.user,
+                transfer: None,
+            })?;
+            let own = self.current?.ticket;
+            self.zone()?.with(|table| table.join(mate, own));
+            Some(HostPort { host, port })
+        }
+    }
+
+    /// Where connections to the client come from: the address that it knows, for clients that look. The system
+    /// chooses where that is none of this machine's interfaces, or not known.
+    unsafe fn source_for_client(&self, client: Host) -> Option<SocketAddr> {
+        // SAFETY: the session is alive.
+        unsafe {
+            let c = (*self.s).connection;
+            if !(*c).proxy_protocol.is_null() || self.destination.is_some() {
+                return None;
+            }
+            let local = Host::from_socket(&socket::local(c)?);
+            (local.ip().is_ipv4() == client.ip().is_ipv4()).then(|| local.at(0))
+        }
+    }
+
+    /// What each leg is.
+    fn tls(&self, client: bool, server: bool) -> Tls {
+        Tls {
+            client,
+            server,
+            resumed: client && self.own_tls_context,
+        }
+    }
+
+    /// Reserves a port in place of the current one. What stands in the way is logged.
+    unsafe fn reserve_port(&mut self, wanted: &Wanted<'_>) -> Option<u16> {
+        // SAFETY: the session is alive and its upstream connected.
+        unsafe {
+            let log = self.log();
+            let zone = self.zone()?;
+            let kept = match wanted.tls.server && self.conf().resumes_tls {
                 true => self.resumable.keep(self.upstream_connection(), zone),
                 false => None,
             };
-            let verb = passive.transfer.map_or("", |transfer| transfer.verb);
             let request = Request {
-                peer,
-                target,
-                local,
-                session: self.id,
-                mode: passive.mode.into(),
-                tls: Tls {
-                    client: passive.protected,
-                    server: passive.server_protected,
-                    resumed: passive.protected && self.own_tls_context,
+                peer: match wanted.from {
+                    Some(host) if !self.conf().any_peer() => Peer::Host(host),
+                    _ => Peer::Any,
                 },
+                target: wanted.target,
+                local: wanted.local,
+                mate: wanted.mate,
+                session: self.id,
+                mode: wanted.mode.into(),
+                way: wanted.way,
+                tls: wanted.tls,
                 owner: zone::this_worker(),
-                deadline: zone::now().saturating_add(conf.data_timeout as u64),
-                user: passive.user,
-                verb: verb.as_bytes(),
-                path: passive.transfer.map_or(b"", |transfer| transfer.path),
-                name: match passive.server_protected {
+                deadline: zone::now().saturating_add(self.conf().data_timeout as u64),
+                user: wanted.user,
+                verb: wanted
+                    .transfer
+                    .map_or(b"", |transfer| transfer.verb.as_bytes()),
+                path: wanted.transfer.map_or(b"", |transfer| transfer.path),
+                name: match wanted.tls.server {
                     true => (*self.upstream()).ssl_name.as_bytes(),
                     false => b"",
                 },
                 kept,
             };
             let mut reclaimed = Reclaimed::default();
-            let old = self.current.take();
+            let old = match wanted.mate {
+                Some(_) => [None, None],
+                None => self.take_all(),
+            };
             let done = zone.with(|table| {
-                let given_back = old.map(|old| GivenBack::to(table, old.ticket));
+                let given_back = old.map(|old| old.map(|old| GivenBack::to(table, old.ticket)));
                 let reserved = table.reserve(
                     zone::now(),
                     &request,
@@ -190,12 +440,10 @@ impl Outside {
                 (given_back, reserved)
             });
             let (given_back, reserved) = done?;
-            if let Some(given_back) = given_back {
-                self.note_given_back(given_back);
-            }
+            self.note_given_back(given_back);
             reclaimed.log(log);
             let name = &zone.name;
-            let whom = Whom(client);
+            let (whom, target) = (Whom(wanted.from), wanted.target);
             match reserved {
                 Ok(reserved) => {
                     let (port, session) = (reserved.port, self.id);
@@ -206,7 +454,7 @@ impl Outside {
                         log,
                         "ftp reserved port {port} for {whom}, target {target}, session {session:016x}"
                     );
-                    Some(HostPort { host, port })
+                    Some(port)
                 }
                 Err(ReserveError::NoPort) => {
                     let (min, max) = (zone.min_port, zone.max_port);
@@ -230,6 +478,21 @@ impl Outside {
     }
 }
 
+/// What a port is reserved for.
+struct Wanted<'a> {
+    /// Who connects to it; `None` where that has no address and anybody may.
+    from: Option<Host>,
+    target: SocketAddr,
+    local: Option<SocketAddr>,
+    /// What was reserved for the server, which stays.
+    mate: Option<Ticket>,
+    mode: Mode,
+    way: Way,
+    tls: Tls,
+    user: &'a [u8],
+    transfer: Option<Transfer<'a>>,
+}
+
 /// What became of a reservation that its control session does not want any more.
 pub enum GivenBack {
     /// It waited on this port, which is free now.
@@ -251,7 +514,7 @@ impl GivenBack {
     }
 }
 
-/// The client in a log line.
+/// Who may connect, in a log line.
 struct Whom(Option<Host>);
 
 impl fmt::Display for Whom {
@@ -266,8 +529,10 @@ impl fmt::Display for Whom {
 impl From<Mode> for crate::ports::Mode {
     fn from(mode: Mode) -> Self {
         match mode {
-            Mode::Pasv | Mode::Port => Self::Pasv,
-            Mode::Epsv | Mode::Eprt => Self::Epsv,
+            Mode::Pasv => Self::Pasv,
+            Mode::Epsv => Self::Epsv,
+            Mode::Port => Self::Port,
+            Mode::Eprt => Self::Eprt,
         }
     }
 }

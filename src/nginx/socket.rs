@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 
 use super::log::ngx_log_error;
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
@@ -160,6 +161,25 @@ unsafe fn ask(call: impl FnOnce(*mut libc::sockaddr, *mut socklen_t) -> i32) -> 
     }
     // SAFETY: after success `place` holds a complete address.
     unsafe { address::read(place.cast()) }
+}
+
+/// Who is at the other end of a socket.
+pub fn peer(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: `getpeername` fills what it is given.
+    unsafe { ask(|place, length| libc::getpeername(fd, place, length)) }
+}
+
+/// Whether the connection is broken, other than by an end that its peer has sent. It takes no bytes.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn is_reset(c: *mut ngx_connection_t) -> bool {
+    let mut byte = 0u8;
+    // SAFETY: the caller's promise; there is room for a byte.
+    let peeked = unsafe { libc::recv((*c).fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK) };
+    let error = std::io::Error::last_os_error();
+    peeked < 0 && error.kind() != std::io::ErrorKind::WouldBlock
 }
 
 /// Whether anything went wrong on the connection; over TLS, unless its peer has `notified` the end, also

@@ -59,6 +59,8 @@ static VARIABLES: [Variable; 10] = [
                 Some(match data.reservation()?.mode {
                     ports::Mode::Pasv => b"PASV".to_vec(),
                     ports::Mode::Epsv => b"EPSV".to_vec(),
+                    ports::Mode::Port => b"PORT".to_vec(),
+                    ports::Mode::Eprt => b"EPRT".to_vec(),
                 })
             },
         },
@@ -93,6 +95,7 @@ static VARIABLES: [Variable; 10] = [
                     Ending::Complete => b"complete".to_vec(),
                     Ending::Cut { .. } => b"cut".to_vec(),
                     Ending::Refused => b"refused".to_vec(),
+                    Ending::HandedOver => b"handed over".to_vec(),
                 })
             },
         },

@@ -12,7 +12,7 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_ERROR, NGX_LOG_ALERT, NGX_LOG_EMERG, NGX_LOG_INFO, NGX_OK, ngx_current_msec, ngx_cycle_t,
     ngx_int_t, ngx_log_t, ngx_pagesize, ngx_shm_zone_t, ngx_slab_alloc, ngx_slab_pool_t, ngx_str_t,
-    ngx_uint_t,
+    ngx_stream_conf_ctx_t, ngx_uint_t,
 };
 use ngx::core::SlabPool;
 
@@ -34,6 +34,8 @@ pub struct Zone {
     pub max_port: u16,
     /// `ftp_data_peer` of the first server that was looked at, as in [`super::conf::SrvConf`].
     pub peer: ngx_uint_t,
+    /// The context of a data server, for data connections that the proxy begins; null if there is none.
+    pub data_server: *mut ngx_stream_conf_ctx_t,
     words: *const AtomicU64,
     count: usize,
 }

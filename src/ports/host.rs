@@ -1,7 +1,7 @@
 //! Who may connect to a data port: one canonical host address, or anybody.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 /// A canonical host address, equal however the socket spelled it.
 ///
@@ -27,6 +27,14 @@ impl Host {
         match address {
             SocketAddr::V4(v4) => Self::new(IpAddr::V4(*v4.ip()), 0),
             SocketAddr::V6(v6) => Self::new(IpAddr::V6(*v6.ip()), v6.scope_id()),
+        }
+    }
+
+    /// A socket address of this host.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        match self.ip {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
         }
     }
 
@@ -116,6 +124,13 @@ mod tests {
         assert_eq!(host("fe80::1", 2).to_string(), "fe80::1%2");
         assert_eq!(host("2001:db8::1", 2).to_string(), "2001:db8::1");
         assert_eq!(host("::ffff:192.0.2.7", 0).to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn socket_address_keeps_the_scope() {
+        assert_eq!(host("fe80::1", 2).at(5), "[fe80::1%2]:5".parse().unwrap());
+        let mapped = host("::ffff:192.0.2.7", 0).at(5);
+        assert_eq!(mapped, "192.0.2.7:5".parse().unwrap());
     }
 
     #[test]

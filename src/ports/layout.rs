@@ -5,7 +5,7 @@ use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER};
 
 /// The version of the layout. It belongs to the identity of the memory: tables of different versions never
 /// share any.
-pub const LAYOUT: u64 = 4;
+pub const LAYOUT: u64 = 5;
 
 /// "ftpports" in a little-endian dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ftpports");
@@ -58,9 +58,9 @@ pub(super) mod field {
     pub const FREE: usize = 8;
     /// Three words.
     pub const TARGET: usize = 9;
-    /// Three words, all 0 if there is none.
+    /// Three words, all 0 if there is none; the mate's ticket where both connect.
     pub const LOCAL: usize = 12;
-    /// Mode, TLS and the lengths of user, verb, path and name.
+    /// Mode, TLS, way and the lengths of user, verb, path and name.
     pub const TEXTS: usize = 15;
     pub const VERB: usize = 16;
     pub const USER: usize = 17;

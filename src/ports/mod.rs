@@ -46,7 +46,7 @@ pub use memory::Memory;
 pub use pick::{COOLING, PROBES};
 pub use reservation::{
     MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Taken,
-    Ticket, Tls, Verb,
+    Ticket, Tls, Verb, Way,
 };
 pub use table::{Counts, ReserveError, Table};
 pub use text::Text;

@@ -18,13 +18,33 @@ pub const MAX_PATH: usize = 240;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub u64);
 
-/// How the client asked for the port.
+/// How the client asked for the data connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// PASV (RFC 959).
     Pasv,
     /// EPSV (RFC 2428).
     Epsv,
+    /// PORT (RFC 959).
+    Port,
+    /// EPRT (RFC 2428).
+    Eprt,
+}
+
+/// Who connects to the port, and whom the proxy then connects to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// The client connects, the target is the server's.
+    #[default]
+    ToServer,
+    /// The server connects, the target is the client's.
+    ToClient,
+    /// Nobody connects: the proxy connects to both, and the target is the server's.
+    Neither,
+    /// Both connect. This is the client's port; the server's is that of the mate.
+    FromClient,
+    /// Both connect. This is the server's port; the client's is that of the mate.
+    FromServer,
 }
 
 /// Which legs of the data connection use TLS.
@@ -46,6 +66,19 @@ pub struct Ticket {
     pub(super) id: u64,
 }
 
+impl Ticket {
+    /// For a message to another worker.
+    pub fn to_words(self) -> [u64; 2] {
+        [self.slot.into(), self.id]
+    }
+
+    /// What came in a message; `None` if it cannot be a ticket.
+    pub fn from_words([slot, id]: [u64; 2]) -> Option<Self> {
+        let slot = u32::try_from(slot).ok()?;
+        Some(Self { slot, id })
+    }
+}
+
 /// What [`Table::reserve`](super::Table::reserve) gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved {
@@ -61,6 +94,10 @@ pub struct Reserved {
 pub struct Taken {
     /// Names the reservation.
     pub ticket: Ticket,
+    /// The data port.
+    pub port: u16,
+    /// Who connects and whom the proxy connects to.
+    pub way: Way,
     /// Where the proxy connects to.
     pub target: SocketAddr,
     /// The address the proxy connects from.
@@ -69,6 +106,8 @@ pub struct Taken {
     pub session: u64,
     /// Which legs use TLS.
     pub tls: Tls,
+    /// Until when it could be taken.
+    pub deadline: Msec,
     /// The TLS session that the server may resume.
     pub kept: Option<Ticket>,
 }
@@ -82,10 +121,14 @@ pub struct Request<'a> {
     pub target: SocketAddr,
     /// The address the proxy connects from; `None` leaves it to the system.
     pub local: Option<SocketAddr>,
+    /// Where both connect, the other one's reservation, if it is there already; then there is no `local`.
+    pub mate: Option<Ticket>,
     /// The control session's id.
     pub session: u64,
     /// How the client asked.
     pub mode: Mode,
+    /// Who connects to whom.
+    pub way: Way,
     /// Which legs use TLS.
     pub tls: Tls,
     /// The worker of the control connection.
@@ -119,10 +162,14 @@ pub struct Reservation {
     pub target: SocketAddr,
     /// The address the proxy connects from.
     pub local: Option<SocketAddr>,
+    /// Where both connect, the other one's reservation.
+    pub mate: Option<Ticket>,
     /// The control session's id.
     pub session: u64,
     /// How the client asked.
     pub mode: Mode,
+    /// Who connects to whom.
+    pub way: Way,
     /// Which legs use TLS.
     pub tls: Tls,
     /// The worker of the control connection; once taken, that of the data connection.

@@ -4,6 +4,7 @@ use super::layout::{Layout, field, header, kept};
 use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB};
 use super::{
     Host, Memory, Mode, Msec, Owner, Peer, Request, Reservation, Taken, Text, Ticket, Tls, Verb,
+    Way,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -48,6 +49,8 @@ pub(super) struct Packed(pub [u64; 3]);
 const ANY: u8 = 1;
 const IPV4: u8 = 4;
 const IPV6: u8 = 6;
+/// No address but a ticket.
+const TICKET: u8 = 7;
 
 impl Packed {
     const NONE: Self = Self([0; 3]);
@@ -109,6 +112,17 @@ impl Packed {
         }
     }
 
+    fn ticket(ticket: Ticket) -> Self {
+        let head = u64::from(TICKET) << 16;
+        Self([head, ticket.slot.into(), ticket.id])
+    }
+
+    fn to_ticket(self) -> Option<Ticket> {
+        let [_, slot, id] = self.0;
+        let ticket = Ticket::from_words([slot, id])?;
+        (self.tag() == TICKET).then_some(ticket)
+    }
+
     fn to_socket(self) -> Option<SocketAddr> {
         Some(match self.ip()? {
             IpAddr::V4(v4) => SocketAddrV4::new(v4, self.port()).into(),
@@ -130,10 +144,11 @@ pub(super) fn mix(word: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Mode, TLS and text lengths in one word.
+/// Mode, TLS, way and text lengths in one word.
 #[derive(Clone, Copy)]
 struct Texts {
     mode: Mode,
+    way: Way,
     tls: Tls,
     user: usize,
     verb: usize,
@@ -148,10 +163,19 @@ impl Texts {
         let mode = match self.mode {
             Mode::Pasv => 0,
             Mode::Epsv => 1,
+            Mode::Port => 2,
+            Mode::Eprt => 3,
         };
-        let tls = u64::from(self.tls.client) << 1
-            | u64::from(self.tls.server) << 2
+        let tls = u64::from(self.tls.client) << 2
+            | u64::from(self.tls.server) << 3
             | u64::from(self.tls.resumed) << 7;
+        let way = match self.way {
+            Way::ToServer => 0,
+            Way::ToClient => 1 << 4,
+            Way::Neither => 2 << 4,
+            Way::FromClient => 3 << 4,
+            Way::FromServer => 4 << 4,
+        };
         let lengths = [self.user, self.verb, self.path, self.name];
         let shifts = [8, 16, 24, 32];
         let shifted = lengths
@@ -159,7 +183,7 @@ impl Texts {
             .zip(shifts)
             .map(|(length, shift)| (*length as u64) << shift);
         let kept = u64::from(self.kept) << KEPT_SHIFT;
-        mode | tls | kept | shifted.fold(0, |all, length| all | length)
+        mode | tls | way | kept | shifted.fold(0, |all, length| all | length)
     }
 
     /// A length that cannot be is 0.
@@ -170,14 +194,22 @@ impl Texts {
         };
         Self {
             tls: Tls {
-                client: word & 2 != 0,
-                server: word & 4 != 0,
+                client: word & 4 != 0,
+                server: word & 8 != 0,
                 resumed: word & 0x80 != 0,
             },
-            mode: if word & 1 == 0 {
-                Mode::Pasv
-            } else {
-                Mode::Epsv
+            mode: match word & 3 {
+                0 => Mode::Pasv,
+                1 => Mode::Epsv,
+                2 => Mode::Port,
+                _ => Mode::Eprt,
+            },
+            way: match word >> 4 & 7 {
+                0 => Way::ToServer,
+                1 => Way::ToClient,
+                2 => Way::Neither,
+                3 => Way::FromClient,
+                _ => Way::FromServer,
             },
             user: length(8, MAX_USER),
             verb: length(16, MAX_VERB),
@@ -245,6 +277,10 @@ impl<M: Memory> Slots<M> {
         self.get(slot, field::SESSION)
     }
 
+    pub fn way(&self, slot: u32) -> Way {
+        Texts::unpack(self.get(slot, field::TEXTS)).way
+    }
+
     /// The deadline of a WAITING slot, the time of freeing of a FREE one; 0 in one that was never used.
     pub fn when(&self, slot: u32) -> Msec {
         self.get(slot, field::WHEN)
@@ -284,9 +320,11 @@ impl<M: Memory> Slots<M> {
         self.set(slot, field::OWNER, request.owner.0);
         self.set_packed(slot, field::TARGET, Packed::socket(&request.target));
         let local = request.local.as_ref().map_or(Packed::NONE, Packed::socket);
+        let local = request.mate.map_or(local, Packed::ticket);
         self.set_packed(slot, field::LOCAL, local);
         let texts = Texts {
             mode: request.mode,
+            way: request.way,
             tls: request.tls,
             user: self.put_text::<MAX_USER>(slot, field::USER, request.user),
             verb: self.put_text::<MAX_VERB>(slot, field::VERB, request.verb),
@@ -368,6 +406,15 @@ impl<M: Memory> Slots<M> {
         })
     }
 
+    /// Gives a reservation its mate; whoever reads after a kill half-way finds none.
+    pub fn join(&mut self, slot: u32, mate: Ticket) {
+        let [head, number, id] = Packed::ticket(mate).0;
+        self.set(slot, field::LOCAL, 0);
+        self.set(slot, field::LOCAL + 1, number);
+        self.set(slot, field::LOCAL + 2, id);
+        self.set(slot, field::LOCAL, head);
+    }
+
     /// Replaces verb and path; whoever reads after a kill half-way finds both empty.
     pub fn annotate(&mut self, slot: u32, verb: &[u8], path: &[u8]) {
         let mut texts = Texts::unpack(self.get(slot, field::TEXTS));
@@ -393,8 +440,10 @@ impl<M: Memory> Slots<M> {
             peer: key.peer()?,
             target: self.get_packed(slot, field::TARGET).to_socket()?,
             local: self.get_packed(slot, field::LOCAL).to_socket(),
+            mate: self.get_packed(slot, field::LOCAL).to_ticket(),
             session: self.session(slot),
             mode: texts.mode,
+            way: texts.way,
             tls: texts.tls,
             owner: self.owner(slot),
             deadline: self.when(slot),
@@ -428,6 +477,9 @@ impl<M: Memory> Slots<M> {
         let texts = Texts::unpack(self.get(slot, field::TEXTS));
         Some(Taken {
             ticket,
+            port: self.key(slot).port(),
+            way: texts.way,
+            deadline: self.when(slot),
             target: self.get_packed(slot, field::TARGET).to_socket()?,
             local: self.get_packed(slot, field::LOCAL).to_socket(),
             session: self.session(slot),

@@ -4,7 +4,9 @@
 use super::layout::{LAYOUT, Layout, LayoutError, MAGIC, header};
 use super::reclaim::Reaper;
 use super::slot::{Packed, Slots, State};
-use super::{Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Taken, Ticket, Verb};
+use super::{
+    Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Taken, Ticket, Verb, Way,
+};
 use std::ops::RangeInclusive;
 
 /// Milliseconds from one look at every slot in vain to the next.
@@ -246,6 +248,22 @@ impl<M: Memory> Table<M> {
             self.slots.annotate(ticket.slot, verb, path);
         }
         live
+    }
+
+    /// Tells a reservation that another one has become its mate. Answers whether it still is there.
+    pub fn join(&mut self, ticket: Ticket, mate: Ticket) -> bool {
+        let state = self.slots.state_of(ticket);
+        let live = matches!(state, Some(State::Waiting | State::Taken));
+        if live {
+            self.slots.join(ticket.slot, mate);
+        }
+        live
+    }
+
+    /// Who connects to whom; `None` if the ticket's reservation is gone.
+    pub fn way(&self, ticket: Ticket) -> Option<Way> {
+        self.slots.state_of(ticket)?;
+        Some(self.slots.way(ticket.slot))
     }
 
     /// A copy of the ticket's reservation, expired or not; `None` if it is gone.

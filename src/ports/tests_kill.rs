@@ -51,8 +51,10 @@ const NEW: Request<'static> = Request {
         5555,
     )),
     local: None,
+    mate: Some(Ticket { slot: 4, id: 21 }),
     session: 99,
-    mode: Mode::Pasv,
+    mode: Mode::Port,
+    way: Way::ToClient,
     tls: Tls {
         client: true,
         server: false,
@@ -115,6 +117,9 @@ fn deeds([waiting, taken, expiring, _]: [Ticket; 4]) -> Vec<Deed> {
         deed("annotate taken", Some(taken), |bench, ticket| {
             assert!(bench.table.annotate(ticket.unwrap(), b"STOR", b"new"));
         }),
+        deed("join", Some(waiting), |bench, ticket| {
+            assert!(bench.table.join(ticket.unwrap(), NEW.mate.unwrap()));
+        }),
         deed("reclaim", Some(expiring), |bench, _| {
             assert_eq!(bench.reclaim_dead(), 1);
         }),
@@ -159,8 +164,10 @@ fn survives(deed: &Deed, at: &str, before: &[Reservation], memory: &Shared, now:
             peer: held.peer,
             target: NEW.target,
             local: NEW.local,
+            mate: NEW.mate,
             session: NEW.session,
             mode: NEW.mode,
+            way: NEW.way,
             tls: NEW.tls,
             owner: NEW.owner,
             deadline: NEW.deadline,
@@ -235,9 +242,14 @@ fn half_changed_at_most(at: &str, held: &Reservation, before: &[Reservation]) {
         deadline: held.deadline,
         verb: held.verb,
         path: held.path,
+        local: held.local,
+        mate: held.mate,
         ..*before
     };
     assert_eq!(*held, same, "{at}");
+    let (local, mate) = (held.local, held.mate);
+    let alone = mate.is_none() && (local.is_none() || local == before.local);
+    assert!(alone || (local.is_none() && mate == NEW.mate), "{at}");
     assert!(held.owner == before.owner || held.owner == DYING, "{at}");
     assert!(held.taken == before.taken || held.owner == DYING, "{at}");
     assert!(

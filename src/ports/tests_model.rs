@@ -9,6 +9,9 @@ use std::ops::RangeInclusive;
 fn as_taken(held: Reservation) -> Taken {
     Taken {
         ticket: held.ticket,
+        port: held.port,
+        way: held.way,
+        deadline: held.deadline,
         target: held.target,
         local: held.local,
         session: held.session,
@@ -142,16 +145,25 @@ impl Model {
                 socket("[2001:db8::9]:1024")
             },
             local: self.bench.random.one_in(2).then(|| socket("192.0.2.200:0")),
+            mate: None,
             session: self.below(6),
             tls: Tls {
                 client: self.bench.random.one_in(2),
                 server: self.bench.random.one_in(2),
                 resumed: self.bench.random.one_in(2),
             },
-            mode: if self.bench.random.one_in(2) {
-                Mode::Pasv
-            } else {
-                Mode::Epsv
+            mode: match self.below(4) {
+                0 => Mode::Pasv,
+                1 => Mode::Epsv,
+                2 => Mode::Port,
+                _ => Mode::Eprt,
+            },
+            way: match self.below(5) {
+                0 => Way::ToServer,
+                1 => Way::ToClient,
+                2 => Way::Neither,
+                3 => Way::FromClient,
+                _ => Way::FromServer,
             },
             owner: self.some_owner(),
             deadline: self.bench.now + self.below(3000),
@@ -186,8 +198,10 @@ impl Model {
                     peer,
                     target: request.target,
                     local: request.local,
+                    mate: request.mate,
                     session: request.session,
                     mode: request.mode,
+                    way: request.way,
                     tls: request.tls,
                     owner: request.owner,
                     deadline: request.deadline,

@@ -46,13 +46,22 @@ fn reservation_is_kept_whole() {
         ("[fe80::1%4]:2", Some(socket("[fe80::2%4]:0"))),
         ("[::ffff:192.0.2.3]:3", Some(socket("[::]:0"))),
     ] {
-        for mode in [Mode::Pasv, Mode::Epsv] {
+        for (mode, way) in [
+            (Mode::Pasv, Way::ToServer),
+            (Mode::Epsv, Way::ToServer),
+            (Mode::Port, Way::ToClient),
+            (Mode::Eprt, Way::ToClient),
+            (Mode::Eprt, Way::Neither),
+            (Mode::Pasv, Way::FromClient),
+            (Mode::Epsv, Way::FromServer),
+        ] {
             let mut bench = Bench::new(2);
             let request = Request {
                 target: socket(target),
                 local,
                 session: u64::MAX,
                 mode,
+                way,
                 tls: Tls {
                     client: mode == Mode::Pasv,
                     server: mode == Mode::Epsv,
@@ -74,8 +83,10 @@ fn reservation_is_kept_whole() {
                 peer: request.peer,
                 target: request.target,
                 local,
+                mate: None,
                 session: request.session,
                 mode,
+                way,
                 tls: Tls {
                     client: mode == Mode::Pasv,
                     server: mode == Mode::Epsv,
@@ -92,6 +103,28 @@ fn reservation_is_kept_whole() {
             assert_eq!(bench.table.read(reserved.ticket), Some(expected));
         }
     }
+}
+
+#[test]
+fn mates_know_each_other() {
+    let mut bench = Bench::new(3);
+    let first = request(ALICE);
+    let server = bench.reserve(&first, 1..=1).unwrap().ticket;
+    assert_eq!(bench.table.read(server).unwrap().local, first.local);
+    let second = Request {
+        local: None,
+        mate: Some(server),
+        ..request(BOB)
+    };
+    let client = bench.reserve(&second, 1..=1).unwrap().ticket;
+    assert!(bench.table.join(server, client));
+    for (ticket, mate) in [(server, client), (client, server)] {
+        let reservation = bench.table.read(ticket).unwrap();
+        assert_eq!((reservation.mate, reservation.local), (Some(mate), None));
+    }
+    bench.table.release(bench.now, server);
+    assert!(!bench.table.join(server, client));
+    assert_eq!(Ticket::from_words(client.to_words()), Some(client));
 }
 
 #[test]

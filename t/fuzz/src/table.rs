@@ -3,7 +3,7 @@
 use crate::feed::{Feed, Random};
 use ngx_stream_ftp_proxy_module::ports::{
     Host, MAX_KEPT, MAX_NAME, MAX_PATH, MAX_USER, Memory, Mode, Owner, Peer, Request, Reservation,
-    ReserveError, Table, Taken, Text, Ticket, Tls, capacity,
+    ReserveError, Table, Taken, Text, Ticket, Tls, Way, capacity,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -105,15 +105,28 @@ fn request(feed: &mut Feed<'_>, now: u64, owner: Owner, anys: bool) -> Request<'
         SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9], 1024)),
     ];
     let length = usize::from(feed.byte());
+    let mate = match length & 24 {
+        24 => Ticket::from_words([(1 << 24) - 1, length as u64]),
+        _ => None,
+    };
     Request {
         peer,
         target: targets[usize::from(bits >> 2 & 1)],
-        local: (bits & 8 != 0).then_some(targets[1]),
+        local: (bits & 8 != 0 && mate.is_none()).then_some(targets[1]),
+        mate,
         session: u64::from(bits >> 4 & 3),
-        mode: if bits & 64 == 0 {
-            Mode::Pasv
-        } else {
-            Mode::Epsv
+        mode: match (bits & 64, length & 4) {
+            (0, 0) => Mode::Pasv,
+            (_, 0) => Mode::Epsv,
+            (0, _) => Mode::Port,
+            _ => Mode::Eprt,
+        },
+        way: match length % 5 {
+            0 => Way::ToServer,
+            1 => Way::ToClient,
+            2 => Way::Neither,
+            3 => Way::FromClient,
+            _ => Way::FromServer,
         },
         tls: Tls {
             client: bits & 128 != 0,
@@ -133,6 +146,9 @@ fn request(feed: &mut Feed<'_>, now: u64, owner: Owner, anys: bool) -> Request<'
 fn as_taken(held: &Reservation) -> Taken {
     Taken {
         ticket: held.ticket,
+        port: held.port,
+        way: held.way,
+        deadline: held.deadline,
         target: held.target,
         local: held.local,
         session: held.session,
@@ -150,8 +166,10 @@ fn made(ticket: Ticket, port: u16, request: &Request<'_>) -> Reservation {
         peer: request.peer,
         target: request.target,
         local: request.local,
+        mate: request.mate,
         session: request.session,
         mode: request.mode,
+        way: request.way,
         tls: request.tls,
         owner: request.owner,
         deadline: request.deadline,

@@ -754,6 +754,68 @@ sub data {
     return ($near, $listener->accept);
 }
 
+# PORT or EPRT for that listener of the client, as an ordinary server answers
+# it: the address and the port that the server is told.
+sub active {
+    my ($self, $client, $peer, $listener, $command) = @_;
+
+    $client->command($self->active_command($listener, $command));
+
+    my @told = $self->told($peer->line);
+
+    $peer->send("200 okay\r\n");
+
+    my $reply = $client->line;
+    die "client got '$reply'\n" if $reply ne "200 okay\r\n";
+
+    return @told;
+}
+
+sub active_command {
+    my ($self, $listener, $command) = @_;
+
+    $command //= 'PORT';
+
+    return 'PORT ' . $listener->hostport if $command eq 'PORT';
+
+    my ($addr, $port) = ($listener->{addr}, $listener->port);
+
+    return sprintf 'EPRT |%d|%s|%d|', $addr =~ /:/ ? 2 : 1, $addr, $port;
+}
+
+# What a PORT or EPRT names; dies of anything else.
+sub told {
+    my ($self, $line) = @_;
+
+    return ("$1.$2.$3.$4", $5 * 256 + $6)
+        if $line =~ /\APORT (\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\r\n\z/;
+
+    return ($1, $2) if $line =~ /\AEPRT \|1\|([0-9.]+)\|(\d+)\|\r\n\z/
+        || $line =~ /\AEPRT \|2\|([0-9a-f:]+)\|(\d+)\|\r\n\z/;
+
+    die "server got '$line'\n";
+}
+
+# The server's data connection, to what it was told.
+sub dial {
+    my ($self, $peer, $addr, $port, %arg) = @_;
+
+    return Test::Nginx::FtpClient->connect(addr => $addr, port => $port,
+        bind => $peer->local_addr, %arg);
+}
+
+# All of it: the client's end and the server's.  Further arguments are for the
+# client's listener.
+sub active_data {
+    my ($self, $client, $peer, $command, %arg) = @_;
+
+    my $listener = $self->server(addr => $client->local_addr, %arg);
+    my $far = $self->dial($peer,
+        $self->active($client, $peer, $listener, $command));
+
+    return ($listener->accept, $far);
+}
+
 END {
     my $status = $?;
 
