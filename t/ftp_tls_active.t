@@ -91,8 +91,8 @@ sub session {
     is($t->dialog($c, $s, 'USER u' => '230 in'), '', "$near $far login");
 
     # the proxy's own
-    if ($far eq 'tls' && $near ne 'explicit') {
-        for my $command ('PBSZ 0', 'PROT P') {
+    if ($far eq 'tls') {
+        for my $command ('PBSZ 0', $near eq 'explicit' ? 'PROT C' : 'PROT P') {
             is($s->line, "$command\r\n", "$near $far own $command");
             $s->send("200 okay\r\n");
         }

@@ -172,8 +172,10 @@ for my $kind ('explicit', 'implicit') {
         $legs->login($c, $s, $kind, '534 no');
 
     } else {
-        is($t->dialog($c, $s, 'USER u' => '331 password', 'PASS p' => '230 in',
-            NOOP => '200 okay'), '', "$kind login");
+        is($t->dialog($c, $s, 'USER u' => '331 password', 'PASS p' => '230 in'),
+            '', "$kind login");
+        $legs->told($s, $kind);
+        is($t->dialog($c, $s, NOOP => '200 okay'), '', "$kind nothing of it");
     }
 
     $legs->protect($c, $s, "$kind refused", '534 no');
@@ -227,6 +229,7 @@ for my $case (['plain', 3], ['explicit', 3], ['plain', 4]) {
 
     if ($client) {
         is($t->dialog($c, $s, 'USER u' => '230 in'), '', "$name login");
+        $legs->told($s, $name);
         $legs->protect($c, $s, $name, '200 private');
 
     } else {

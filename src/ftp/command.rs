@@ -48,6 +48,8 @@ pub enum Command<'a> {
     Http,
     /// The verb has bytes that no verb has; servers differ in what they make of them.
     Malformed,
+    /// Verbs that make sense before a login, and do nothing but tell.
+    Harmless,
     /// Everything else goes to the server byte for byte.
     Other,
 }
@@ -74,6 +76,10 @@ const UNSAFE: [&str; 11] = [
 /// Further verbs that a FEAT reply must not promise: the proxy refuses them, or promises them itself.
 const UNPROMISED: [&str; 4] = ["CCC", "AUTH", "PBSZ", "PROT"];
 
+const HARMLESS: [&str; 8] = [
+    "NOOP", "QUIT", "SYST", "HELP", "OPTS", "CLNT", "HOST", "LANG",
+];
+
 const HTTP: [&str; 14] = [
     "GET",
     "HEAD",
@@ -92,6 +98,24 @@ const HTTP: [&str; 14] = [
 ];
 
 impl<'a> Command<'a> {
+    /// Whether a client may send it before TLS where it has to have TLS: the server acts on nothing of it, or never
+    /// sees it.
+    pub fn may_precede_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Auth(_)
+                | Self::Pbsz(_)
+                | Self::Prot(_)
+                | Self::Ccc
+                | Self::Feat
+                | Self::Harmless
+                | Self::Empty
+                | Self::Unsafe
+                | Self::Http
+                | Self::Malformed
+        )
+    }
+
     /// Reads a line without telnet bytes in front; the line end may be missing.
     pub fn parse(line: &'a [u8]) -> Self {
         let (verb, argument) = split(line);
@@ -136,9 +160,10 @@ impl<'a> Command<'a> {
         if one_of(&UNSAFE, verb).is_some() {
             return Self::Unsafe;
         }
-        match one_of(&HTTP, verb) {
-            Some(_) => Self::Http,
-            None => Self::Other,
+        match (one_of(&HTTP, verb), one_of(&HARMLESS, verb)) {
+            (Some(_), _) => Self::Http,
+            (_, Some(_)) => Self::Harmless,
+            _ => Self::Other,
         }
     }
 }
@@ -237,9 +262,10 @@ mod tests {
         for line in ["POST / HTTP/1.1\r\n", "GET /\n", "Host: x\r\n"] {
             assert_eq!(Command::parse(line.as_bytes()), Command::Http, "{line}");
         }
-        assert_eq!(Command::parse(b"HOST ftp.example.com\r\n"), Command::Other);
+        for line in ["HOST ftp.example.com\r\n", "OPTS UTF8 ON\r\n"] {
+            assert_eq!(Command::parse(line.as_bytes()), Command::Harmless);
+        }
         assert_eq!(Command::parse(b"DELE x\r\n"), Command::Other);
-        assert_eq!(Command::parse(b"OPTS UTF8 ON\r\n"), Command::Other);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::resume::Resumable;
 use super::tls::{self, Handshake};
 use super::{address, socket, stock, zone};
 use crate::ports::Host;
-use crate::session::{Actions, Mode, Modes, Session, Terms};
+use crate::session::{Actions, Mode, Modes, ServerTls, Session, Terms};
 
 /// The state of a control connection.
 pub struct Control {
@@ -186,7 +186,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 implicit_tls: (*s).ssl() == 1,
                 // What a name in the client's hello decides is known when the server is connected.
                 data_tls_required: false,
-                server_tls: false,
+                server_tls: ServerTls::None,
             }),
             outside: Outside {
                 s,
@@ -463,7 +463,11 @@ impl Control {
             let write = (*(*self.outside.s).connection).write;
             self.timeout_handler = Some((*write).handler);
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
-            let server_tls = !(*self.outside.upstream_connection()).ssl.is_null();
+            let server_tls = match (*self.outside.upstream_connection()).ssl.is_null() {
+                true => ServerTls::None,
+                false if self.auth.is_some() => ServerTls::Explicit,
+                false => ServerTls::Implicit,
+            };
             let data_tls_required = self.outside.conf().data_tls_required();
             self.machine.chosen(server_tls, data_tls_required);
             (*write).handler = Some(on_client_write);

@@ -63,7 +63,7 @@ pub enum Local {
     /// CCC.
     NoClear,
     /// USER before TLS.
-    LoginNeedsTls,
+    NeedsTls,
     /// A transfer before PROT P.
     DataNeedsTls,
     /// A verb that the proxy does not let through.
@@ -106,7 +106,7 @@ impl Local {
             Self::ProtUnsupported => b"536 PROT level not supported.\r\n",
             Self::UnknownProt => b"504 Unknown PROT level.\r\n",
             Self::NoClear => b"534 The control connection stays private.\r\n",
-            Self::LoginNeedsTls => b"530 Login needs TLS: AUTH TLS first.\r\n",
+            Self::NeedsTls => b"530 TLS is required: AUTH TLS first.\r\n",
             Self::DataNeedsTls => b"522 Data connections must be private: PROT P first.\r\n",
             Self::NotImplemented => b"502 Command not implemented.\r\n",
             Self::Malformed => b"500 Command not understood.\r\n",

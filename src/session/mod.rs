@@ -51,8 +51,8 @@ pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable};
 use agreement::{Agreement, announced};
 pub use local::Local;
 pub use modes::{ClientModes, Mode, Modes, ServerMode};
-pub use protection::AuthTls;
 use protection::{Answer, Protection};
+pub use protection::{AuthTls, ServerTls};
 pub use queue::MAX_OUTSTANDING;
 use queue::{Expected, Queue};
 pub use upgrade::{AUTH_TLS, MAX_GREETING, Refusal, Step, Upgrade};
@@ -116,7 +116,7 @@ pub struct Terms {
     /// Transfers need PROT P.
     pub data_tls_required: bool,
     /// The server's connection is TLS.
-    pub server_tls: bool,
+    pub server_tls: ServerTls,
 }
 
 /// One control connection.
@@ -191,7 +191,7 @@ impl Session {
 
     /// What a name in the client's hello decides: whether the server's connection is TLS, and whether transfers need
     /// PROT P. Before any bytes come of either side.
-    pub fn chosen(&mut self, server_tls: bool, data_tls_required: bool) {
+    pub fn chosen(&mut self, server_tls: ServerTls, data_tls_required: bool) {
         self.protection.connected(server_tls, data_tls_required);
     }
 
@@ -294,7 +294,11 @@ impl Session {
 
     /// One command line, its end included where the client sent one.
     fn command(&mut self, line: &[u8], actions: &mut impl Actions) {
-        let expected = match Command::parse(line) {
+        let command = Command::parse(line);
+        if self.protection.awaits_tls() && !command.may_precede_tls() {
+            return self.answer(Local::NeedsTls, actions);
+        }
+        let expected = match command {
             Command::Pasv | Command::Epsv(_) | Command::Port(_) | Command::Eprt(_)
                 if self.postpones(line) =>
             {
@@ -316,9 +320,6 @@ impl Session {
                 return self.active_asked(Mode::Port, address.map(SocketAddr::from), actions);
             }
             Command::Eprt(address) => return self.active_asked(Mode::Eprt, address, actions),
-            Command::User(_) if self.protection.refuses_login() => {
-                return self.answer(Local::LoginNeedsTls, actions);
-            }
             Command::User(name) => {
                 self.forget(actions);
                 self.noted.user = bounded(name).to_vec();
@@ -376,7 +377,7 @@ impl Session {
                 self.closed = true;
                 return actions.close();
             }
-            Command::Other => Expected::Plain,
+            Command::Harmless | Command::Other => Expected::Plain,
         };
         self.queue.push(expected);
         actions.forward(line);
@@ -532,20 +533,29 @@ impl Session {
             actions.release();
         }
         match answered {
-            Some(Expected::Login | Expected::Secret)
-                if matches!(code, 230 | 232) && self.protection.asks_server() =>
-            {
-                actions.forward(b"PBSZ 0\r\nPROT P\r\n");
-                self.queue.push(Expected::OwnPbsz);
-                self.queue.push(Expected::OwnProt);
+            Some(Expected::Login | Expected::Secret) if matches!(code, 230 | 232) => {
+                self.ask_for_protection(actions);
             }
             Some(Expected::Data(_)) => self.abandon(actions),
             Some(Expected::EpsvAll) if !yes => self.epsv_all = false,
             Some(Expected::Prot { private }) if yes => self.protection.agreed(private),
-            Some(Expected::OwnProt) if yes => self.protection.server_agreed(),
-            Some(Expected::OwnProt) => actions.note(Note::NoPrivateData(code)),
+            Some(Expected::OwnProt { private }) if yes => self.protection.server_agreed(private),
+            Some(Expected::OwnProt { private: true }) => actions.note(Note::NoPrivateData(code)),
             _ => {}
         }
+    }
+
+    /// After a login: what data connections are, where the client will not say so and the server may not know.
+    fn ask_for_protection(&mut self, actions: &mut impl Actions) {
+        let Some(private) = self.protection.to_ask_for() else {
+            return;
+        };
+        actions.forward(match private {
+            true => b"PBSZ 0\r\nPROT P\r\n",
+            false => b"PBSZ 0\r\nPROT C\r\n",
+        });
+        self.queue.push(Expected::OwnPbsz);
+        self.queue.push(Expected::OwnProt { private });
     }
 
     /// A whole 227 or 229, or another yes to PASV or EPSV.

@@ -8,7 +8,7 @@
 //!   (plain) ----------> (switching) ----------> (tls)      implicit TLS begins in (tls)
 //!      | AUTH, not offered: 502                   | AUTH: 503, CCC: 534, REIN: 502
 //!      | AUTH GSSAPI: 504                         | PBSZ, PROT: 200, 503, 504, 536
-//!      | USER, if TLS is required: 530            | transfer in clear, if not allowed: 522
+//!      | what acts, if TLS is required: 530       | transfer in clear, if not allowed: 522
 //! ```
 
 use super::local::Local;
@@ -21,8 +21,20 @@ pub enum AuthTls {
     Off,
     /// Accepts it.
     On,
-    /// Accepts it, and refuses USER without it.
+    /// Accepts it, and lets nothing that acts reach the server without it.
     Only,
+}
+
+/// How the server's control connection came to be what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerTls {
+    /// In clear.
+    #[default]
+    None,
+    /// TLS from its first byte.
+    Implicit,
+    /// TLS behind AUTH.
+    Explicit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +54,7 @@ pub struct Protection {
     pbsz: bool,
     data: bool,
     /// The server's control connection is TLS, and what its data connections are.
-    server: bool,
+    server: ServerTls,
     server_data: bool,
 }
 
@@ -63,7 +75,7 @@ pub enum Answer {
 impl Protection {
     /// A connection that begins in clear, or in `implicit` TLS. By old custom the latter protects its data
     /// connections too until PROT C.
-    pub fn new(auth: AuthTls, implicit: bool, data_required: bool, server: bool) -> Self {
+    pub fn new(auth: AuthTls, implicit: bool, data_required: bool, server: ServerTls) -> Self {
         Self {
             auth,
             data_required,
@@ -80,7 +92,7 @@ impl Protection {
     }
 
     /// The server's connection is there, and TLS or not.
-    pub fn connected(&mut self, tls: bool, data_required: bool) {
+    pub fn connected(&mut self, tls: ServerTls, data_required: bool) {
         (self.server, self.data_required) = (tls, data_required);
     }
 
@@ -120,7 +132,7 @@ impl Protection {
 
     /// Before AUTH: PBSZ and PROT are an error, that only the server tells of if the proxy knows no TLS.
     fn before_tls(&self) -> Answer {
-        match self.auth == AuthTls::Off && !self.server {
+        match self.auth == AuthTls::Off && self.server == ServerTls::None {
             true => Answer::Pass,
             false => Answer::Local(Local::TlsFirst),
         }
@@ -137,8 +149,8 @@ impl Protection {
         }
         self.pbsz = true;
         match self.server {
-            true => Answer::Pass,
-            false => Answer::Local(Local::PbszZero),
+            ServerTls::None => Answer::Local(Local::PbszZero),
+            _ => Answer::Pass,
         }
     }
 
@@ -157,7 +169,7 @@ impl Protection {
             b"S" | b"E" => return Answer::Local(Local::ProtUnsupported),
             _ => return Answer::Local(Local::UnknownProt),
         };
-        if self.server {
+        if self.server != ServerTls::None {
             return Answer::Both { private };
         }
         self.data = private;
@@ -174,16 +186,22 @@ impl Protection {
         self.server_data = private;
     }
 
-    /// Whether the proxy has to ask the server for private data connections: nobody else will, or the client's
-    /// are private already without a word about it.
-    pub fn asks_server(&self) -> bool {
+    /// What the proxy has to ask the server for by itself. Private data connections, where nobody else will, or the
+    /// client's are private already without a word about it; such in clear, where the client may never say PROT, and
+    /// the server may take the opposite for granted, as some do in implicit TLS.
+    pub fn to_ask_for(&self) -> Option<bool> {
         let unasked = self.channel == Channel::Plain || self.data;
-        self.server && unasked && !self.server_data
+        match self.server {
+            ServerTls::None => None,
+            _ if unasked => (!self.server_data).then_some(true),
+            ServerTls::Explicit => None,
+            ServerTls::Implicit => Some(false),
+        }
     }
 
-    /// The server has accepted the proxy's own PROT P.
-    pub fn server_agreed(&mut self) {
-        self.server_data = true;
+    /// The server has accepted the proxy's own PROT.
+    pub fn server_agreed(&mut self, private: bool) {
+        self.server_data = private;
     }
 
     /// Data connections of the server use TLS.
@@ -199,8 +217,8 @@ impl Protection {
         }
     }
 
-    /// Whether USER has to wait for TLS.
-    pub fn refuses_login(&self) -> bool {
+    /// Whether nothing is to reach the server before TLS.
+    pub fn awaits_tls(&self) -> bool {
         self.auth == AuthTls::Only && self.channel == Channel::Plain
     }
 
@@ -211,7 +229,7 @@ impl Protection {
 
     /// REIN would end TLS on the control connection (RFC 4217 11); the proxy does not do that, on either leg.
     pub fn refuses_rein(&self) -> bool {
-        self.channel == Channel::Tls || self.server
+        self.channel == Channel::Tls || self.server != ServerTls::None
     }
 
     /// Lines of a FEAT reply that tell of all this.

@@ -50,8 +50,11 @@ pub enum Expected {
     },
     /// The proxy's own PBSZ 0: swallowed.
     OwnPbsz,
-    /// The proxy's own PROT P: swallowed.
-    OwnProt,
+    /// The proxy's own PROT: swallowed.
+    OwnProt {
+        /// PROT P.
+        private: bool,
+    },
     /// Any other command.
     Plain,
     /// Not the server's: the proxy's own answer, waiting for its turn.
@@ -95,7 +98,7 @@ impl Queue {
                 Expected::Feat
                     | Expected::Passive(_)
                     | Expected::OwnPbsz
-                    | Expected::OwnProt
+                    | Expected::OwnProt { .. }
                     | Expected::Data(_)
             )
         )
@@ -113,7 +116,7 @@ impl Queue {
                     | Expected::Secret
                     | Expected::Prot { .. }
                     | Expected::OwnPbsz
-                    | Expected::OwnProt
+                    | Expected::OwnProt { .. }
             )
         };
         self.entries.iter().any(unsettled)
@@ -153,13 +156,13 @@ impl Queue {
     pub fn awaits_own_next(&self) -> bool {
         matches!(
             self.next_command(),
-            Some(Expected::OwnPbsz | Expected::OwnProt)
+            Some(Expected::OwnPbsz | Expected::OwnProt { .. })
         )
     }
 
     /// Whether the proxy has asked for private data connections and has no answer yet.
     pub fn awaits_own_prot(&self) -> bool {
-        self.entries.contains(&Expected::OwnProt)
+        self.entries.contains(&Expected::OwnProt { private: true })
     }
 
     /// Whether the next reply answers PASV or EPSV.

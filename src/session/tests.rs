@@ -798,14 +798,65 @@ fn mechanisms_other_than_tls_are_unknown_and_tls_comes_once() {
 }
 
 #[test]
-fn login_waits_for_tls_where_it_must() {
-    let played = play_tls(offering(AuthTls::Only), &[s(HI), c("USER a\r\nSYST\r\n")]);
-    assert_eq!(played.server, "SYST\r\n");
-    assert!(
-        played
-            .client
-            .ends_with("530 Login needs TLS: AUTH TLS first.\r\n")
+fn nothing_that_acts_goes_before_tls_where_it_must_be() {
+    let refused = "530 TLS is required: AUTH TLS first.\r\n";
+    // Some servers greet with 230, and are ready for anything.
+    for line in [
+        "USER a",
+        "PASS secret",
+        "ACCT x",
+        "REIN",
+        "PASV",
+        "EPSV",
+        "EPSV ALL",
+        "PORT 192,0,2,9,4,1",
+        "EPRT |1|192.0.2.9|1025|",
+        "RETR f",
+        "STOR f",
+        "LIST",
+        "DELE f",
+        "SITE CHMOD 777 f",
+        "STAT",
+        "CWD /",
+        "ABOR",
+        "XYZZY",
+    ] {
+        let played = play_tls(
+            offering(AuthTls::Only),
+            &[s("230 in\r\n"), c(&format!("{line}\r\nSYST\r\n"))],
+        );
+        assert_eq!(played.server, "SYST\r\n", "{line}");
+        assert_eq!(played.client, format!("230 in\r\n{refused}"), "{line}");
+    }
+}
+
+#[test]
+fn implicit_server_is_told_of_data_in_clear() {
+    let terms = Terms {
+        server_tls: ServerTls::Implicit,
+        ..offering(AuthTls::On)
+    };
+    let mut session = Session::new(terms);
+    let mut outside = Outside::default();
+    play_with(&mut session, &mut outside, &[s(HI), c("AUTH TLS\r\n")], 9);
+    session.secured();
+    play_with(
+        &mut session,
+        &mut outside,
+        &[
+            c("USER a\r\n"),
+            s("230 in\r\n"),
+            s("200 PBSZ=0\r\n200 clear\r\n"),
+            c("PASV\r\n"),
+            s("227 (10,0,0,5,195,80)\r\n"),
+        ],
+        9,
     );
+    assert_eq!(
+        String::from_utf8_lossy(&outside.to_server),
+        "USER a\r\nPBSZ 0\r\nPROT C\r\nPASV\r\n"
+    );
+    assert_eq!(outside.events.last().unwrap(), "reserve 10.0.0.5:50000");
 }
 
 #[test]
@@ -884,7 +935,7 @@ fn feat_promises_what_the_proxy_offers() {
 #[test]
 fn proxy_asks_the_server_for_private_data_and_swallows_the_answers() {
     let terms = Terms {
-        server_tls: true,
+        server_tls: ServerTls::Explicit,
         ..offering(AuthTls::Off)
     };
     let dialogue = [
@@ -920,7 +971,7 @@ fn proxy_asks_the_server_for_private_data_and_swallows_the_answers() {
 #[test]
 fn reply_to_abor_before_the_proxys_own_is_passed_on() {
     let terms = Terms {
-        server_tls: true,
+        server_tls: ServerTls::Explicit,
         ..offering(AuthTls::Off)
     };
     let played = play_tls(
@@ -937,7 +988,7 @@ fn reply_to_abor_before_the_proxys_own_is_passed_on() {
 #[test]
 fn server_that_refuses_private_data_is_told_of() {
     let terms = Terms {
-        server_tls: true,
+        server_tls: ServerTls::Explicit,
         ..offering(AuthTls::Off)
     };
     let played = play_tls(
@@ -957,7 +1008,7 @@ fn server_that_refuses_private_data_is_told_of() {
 #[test]
 fn server_decides_for_both_legs_where_both_do_tls() {
     let terms = Terms {
-        server_tls: true,
+        server_tls: ServerTls::Explicit,
         implicit_tls: true,
         ..offering(AuthTls::Off)
     };
@@ -989,7 +1040,7 @@ fn server_decides_for_both_legs_where_both_do_tls() {
 #[test]
 fn pasv_pipelined_behind_the_login_is_not_in_clear() {
     let terms = Terms {
-        server_tls: true,
+        server_tls: ServerTls::Explicit,
         ..offering(AuthTls::Off)
     };
     let played = play_tls(

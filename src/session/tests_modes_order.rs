@@ -374,7 +374,7 @@ fn prot_of_both_legs_is_told() {
     ] {
         let mut scene = toward(server);
         scene.terms.implicit_tls = true;
-        scene.terms.server_tls = true;
+        scene.terms.server_tls = ServerTls::Explicit;
         let played = play(
             scene,
             &[
@@ -400,7 +400,7 @@ fn prot_of_both_legs_is_told() {
 #[test]
 fn port_behind_the_login_waits_for_private_data() {
     let mut scene = toward(ServerMode::Client);
-    scene.terms.server_tls = true;
+    scene.terms.server_tls = ServerTls::Explicit;
     let commands = format!("USER a\r\n{PORT}LIST\r\n");
     let played = play(
         scene,

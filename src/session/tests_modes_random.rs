@@ -85,7 +85,10 @@ proptest::proptest! {
         at_once in proptest::bool::ANY,
     ) {
         let mut scene = scene(V4, allowed, server, server_is_ipv4);
-        scene.terms.server_tls = server_tls;
+        scene.terms.server_tls = match server_tls {
+            true => ServerTls::Implicit,
+            false => ServerTls::None,
+        };
         let mut running = Running::new(scene);
         running.play(&[s(HI)], chunk);
         let mut answers = answers.iter();

@@ -18,7 +18,7 @@ use ngx_stream_ftp_proxy_module::ftp::host_port::write_active;
 use ngx_stream_ftp_proxy_module::ftp::line::MAX_LINE;
 use ngx_stream_ftp_proxy_module::session::{
     Actions, Announced, Asked, AuthTls, ClientModes, MAX_HELD, MAX_NOTED, MAX_OUTSTANDING, Mode,
-    Modes, Note, Passive, ServerMode, Session, Terms, Unavailable,
+    Modes, Note, Passive, ServerMode, ServerTls, Session, Terms, Unavailable,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -159,7 +159,11 @@ fn protection(byte: u8, modes: Modes) -> Terms {
         },
         implicit_tls: byte & 8 != 0,
         data_tls_required: byte & 16 != 0,
-        server_tls: byte & 32 != 0,
+        server_tls: match (byte & 32, byte & 1) {
+            (0, _) => ServerTls::None,
+            (_, 0) => ServerTls::Explicit,
+            _ => ServerTls::Implicit,
+        },
     }
 }
 

@@ -57,7 +57,23 @@ sub session {
 
     $tls->auth($c, %client) if $kind eq 'explicit';
 
+    # what the proxy has to tell it after the login of such a client
+    $s->{unsure} = $kind eq 'explicit' && !$arg{plain} && !$serve{explicit};
+
     return ($c, $s);
+}
+
+# The proxy's own PROT C, if this server's TLS is implicit and its client's
+# explicit: the server might take data for private.
+sub told {
+    my ($self, $s, $name) = @_;
+
+    return unless $s->{unsure};
+
+    is($s->line, "$_\r\n", "$name $_") for 'PBSZ 0', 'PROT C';
+    $s->send("200 PBSZ=0\r\n", "200 clear\r\n");
+
+    return;
 }
 
 # Login of a plain client: the proxy's own commands and their answers.
@@ -97,6 +113,7 @@ sub ready {
 
     if ($kind eq 'explicit') {
         is($self->{t}->dialog($c, $s, 'USER u' => '230 in'), '', "$name login");
+        $self->told($s, $name);
         $self->protect($c, $s, $name, '200 private');
 
     } else {
