@@ -37,6 +37,8 @@ pub struct Auth {
     /// The proxy's handlers of the server's connection.
     read: ngx_event_handler_pt,
     write: ngx_event_handler_pt,
+    /// The proxy's handler of the client's read event.
+    client: ngx_event_handler_pt,
     stage: Stage,
     upgrade: Upgrade,
     unsent: Vec<u8>,
@@ -67,6 +69,7 @@ impl Auth {
             hook: unsafe { std::mem::zeroed() },
             read: None,
             write: None,
+            client: None,
             stage: Stage::Done,
             upgrade: Upgrade::default(),
             unsent: Vec::new(),
@@ -320,6 +323,7 @@ unsafe extern "C" fn on_hook(event: *mut ngx_event_t) {
         if let Some(auth) = of(s) {
             auth.read = (*pc.read).handler.replace(on_event);
             auth.write = (*pc.write).handler.replace(on_event);
+            auth.client = (*(*(*s).connection).read).handler.replace(on_client);
         }
         // The proxy would notice only later that the client has gone.
         let read = (*(*s).connection).read;
@@ -327,6 +331,22 @@ unsafe extern "C" fn on_hook(event: *mut ngx_event_t) {
             return fail(s, pc);
         }
         proceed(s, pc);
+    }
+}
+
+/// The client's bytes wait in the proxy's buffer. Its end is the end: nothing has been said yet.
+unsafe extern "C" fn on_client(event: *mut ngx_event_t) {
+    // SAFETY: the event of a session's connection; after the proxy's handler it may be gone.
+    unsafe {
+        let c = (*event).data.cast::<ngx_connection_t>();
+        let s = (*c).data.cast::<ngx_stream_session_t>();
+        let Some(Some(proxy)) = of(s).map(|auth| auth.client) else {
+            return;
+        };
+        if outlives(s, || proxy(event)) && (*event).eof() == 1 {
+            (*c).set_close(1);
+            proxy(event);
+        }
     }
 }
 
@@ -389,6 +409,9 @@ unsafe fn give_back(s: *mut ngx_stream_session_t, pc: *mut ngx_connection_t) {
         auth.stage = Stage::Done;
         (*(*pc).read).handler = auth.read.take();
         (*(*pc).write).handler = auth.write.take();
+        if let Some(client) = auth.client.take() {
+            (*(*(*s).connection).read).handler = Some(client);
+        }
         if let Some(proxy) = (*(*pc).write).handler {
             proxy((*pc).write);
         }

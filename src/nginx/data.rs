@@ -764,7 +764,8 @@ unsafe extern "C" fn set_session(peer: *mut ngx_peer_connection_t, s: *mut c_voi
             if let Some(data) = context::data(s.cast())
                 && let Some((zone, kept)) = data.kept()
             {
-                data.resumed = resume::resume((*peer).connection, zone, kept);
+                let verifies = stock::verifies_servers(data.s);
+                data.resumed = resume::resume((*peer).connection, zone, kept, verifies);
             }
             NGX_OK as ngx_int_t
         })

@@ -9,13 +9,17 @@ use std::ptr;
 
 use nginx_sys::{
     ERR_clear_error, OPENSSL_cleanse, SSL, SSL_CTRL_SET_MAX_PROTO_VERSION, SSL_SESSION,
-    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_ctrl, SSL_get_session,
-    SSL_session_reused, SSL_set_session, SSL_version, TLS1_3_VERSION, d2i_SSL_SESSION,
-    i2d_SSL_SESSION, ngx_connection_t, ngx_ssl_get0_session,
+    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_ctrl, SSL_get_options, SSL_get_session,
+    SSL_get_verify_result, SSL_session_reused, SSL_set_session, SSL_version, TLS1_2_VERSION,
+    TLS1_3_VERSION, X509_V_OK, d2i_SSL_SESSION, i2d_SSL_SESSION, ngx_connection_t,
+    ngx_ssl_get0_session,
 };
 
 use super::zone::{self, Zone};
 use crate::ports::{MAX_KEPT, Ticket};
+
+/// OpenSSL's `SSL_OP_NO_TLSv1_2`, a macro that the bindings do not have.
+const NO_TLS_1_2: u64 = 1 << 27;
 
 /// A TLS session as bytes, wiped when it goes.
 struct Secret {
@@ -116,7 +120,12 @@ impl Resumable {
 /// # Safety
 ///
 /// `pc` has TLS ready and has not sent a byte.
-pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> *mut SSL_SESSION {
+pub unsafe fn resume(
+    pc: *mut ngx_connection_t,
+    zone: &Zone,
+    kept: Ticket,
+    verifies: bool,
+) -> *mut SSL_SESSION {
     let mut secret = Secret::new();
     let bytes = &mut secret.bytes;
     let found = zone.with(|table| table.kept(kept, bytes).map(<[u8]>::len));
@@ -132,22 +141,21 @@ pub unsafe fn resume(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) -> *m
             ERR_clear_error();
             return session;
         }
+        let tls = (*(*pc).ssl).connection;
         let version = SSL_SESSION_get_protocol_version(session);
+        let allowed = version != TLS1_2_VERSION as i32 || SSL_get_options(tls) & NO_TLS_1_2 == 0;
+        let set = allowed && SSL_set_session(tls, session) == 1;
+        SSL_SESSION_free(session);
+        // What the control connection has not verified, a data connection has to.
+        if !set || (verifies && SSL_get_verify_result(tls) != i64::from(X509_V_OK)) {
+            SSL_set_session(tls, ptr::null_mut());
+            ERR_clear_error();
+            return ptr::null_mut();
+        }
         if version < TLS1_3_VERSION as i32 {
             // A server that can do 1.3 would choose it, and there the session means nothing.
             let newest = SSL_CTRL_SET_MAX_PROTO_VERSION as i32;
-            SSL_ctrl(
-                (*(*pc).ssl).connection,
-                newest,
-                version.into(),
-                ptr::null_mut(),
-            );
-        }
-        let set = SSL_set_session((*(*pc).ssl).connection, session);
-        SSL_SESSION_free(session);
-        if set != 1 {
-            ERR_clear_error();
-            return ptr::null_mut();
+            SSL_ctrl(tls, newest, version.into(), ptr::null_mut());
         }
         session
     }

@@ -122,6 +122,16 @@ pub unsafe fn connect_timeout(s: *mut ngx_stream_session_t) -> Option<ngx_msec_t
     unsafe { setting(s, c"proxy_connect_timeout") }
 }
 
+/// Whether the server has `proxy_ssl_verify on`.
+///
+/// # Safety
+///
+/// `s` is alive.
+pub unsafe fn verifies_servers(s: *mut ngx_stream_session_t) -> bool {
+    // SAFETY: the directive writes an `ngx_flag_t` there.
+    unsafe { setting::<ngx_flag_t>(s, c"proxy_ssl_verify") == Some(1) }
+}
+
 /// Turns `proxy_ssl_session_reuse` off in a server. Whether it was on.
 ///
 /// # Safety
