@@ -635,7 +635,13 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
                 return;
             };
             if let Some((zone, kept)) = data.kept() {
-                resume::renew_if_changed(pc, zone, kept, data.resumed);
+                resume::renew_if_changed(
+                    pc,
+                    zone,
+                    kept,
+                    data.resumed,
+                    stock::verifies_servers(data.s),
+                );
             }
             if data.doomed {
                 // How a stock proxy is told to end a session.
@@ -778,7 +784,12 @@ unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_vo
     unsafe {
         guarded((*peer).log, (), || {
             if let Some((zone, kept)) = context::data(s.cast()).and_then(|data| data.kept()) {
-                resume::renew((*peer).connection, zone, kept);
+                resume::renew(
+                    (*peer).connection,
+                    zone,
+                    kept,
+                    stock::verifies_servers(s.cast()),
+                );
             }
         });
     }

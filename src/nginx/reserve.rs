@@ -12,7 +12,7 @@ use nginx_sys::{
 
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, conf, context, socket};
+use super::{address, conf, context, socket, stock};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls, Way};
@@ -394,7 +394,11 @@ impl Outside {
             let log = self.log();
             let zone = self.zone()?;
             let kept = match wanted.tls.server && self.conf().resumes_tls {
-                true => self.resumable.keep(self.upstream_connection(), zone),
+                true => self.resumable.keep(
+                    self.upstream_connection(),
+                    zone,
+                    stock::verifies_servers(self.s),
+                ),
                 false => None,
             };
             let request = Request {

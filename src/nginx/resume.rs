@@ -5,14 +5,15 @@
 //! connection begins its handshake, and written again when the server gives that a newer ticket, for some take each
 //! only once. `proxy_ssl_session_reuse off` turns it off.
 
+use std::ops::Range;
 use std::ptr;
 
 use nginx_sys::{
     ERR_clear_error, OPENSSL_cleanse, SSL, SSL_CTRL_SET_MAX_PROTO_VERSION, SSL_SESSION,
-    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_ctrl, SSL_get_options, SSL_get_session,
-    SSL_get_verify_result, SSL_session_reused, SSL_set_session, SSL_version, TLS1_2_VERSION,
-    TLS1_3_VERSION, X509_V_OK, d2i_SSL_SESSION, i2d_SSL_SESSION, ngx_connection_t,
-    ngx_ssl_get0_session,
+    SSL_SESSION_free, SSL_SESSION_get_protocol_version, SSL_SESSION_get0_peer, SSL_ctrl,
+    SSL_get_options, SSL_get_session, SSL_get_verify_result, SSL_session_reused, SSL_set_session,
+    SSL_version, TLS1_2_VERSION, TLS1_3_VERSION, X509_V_OK, d2i_SSL_SESSION, i2d_SSL_SESSION,
+    ngx_connection_t, ngx_ssl_get0_session,
 };
 
 use super::zone::{self, Zone};
@@ -35,8 +36,9 @@ impl Secret {
         }
     }
 
-    /// `None` if it is greater than what is kept.
-    unsafe fn of(session: *mut SSL_SESSION) -> Option<Self> {
+    /// `None` if it is greater than what is kept. The server's certificate, the greater part of it by size and by far
+    /// by the time that reading it takes, is only wanted where it is `verified`.
+    unsafe fn of(session: *mut SSL_SESSION, verified: bool) -> Option<Self> {
         let mut secret = Self::new();
         // SAFETY: the session is alive; OpenSSL writes as many bytes as it has said before.
         unsafe {
@@ -48,11 +50,70 @@ impl Secret {
             let mut place = secret.bytes.as_mut_ptr();
             i2d_SSL_SESSION(session, &raw mut place);
         }
+        if !verified {
+            secret.drop_certificate();
+        }
         Some(secret)
+    }
+
+    /// Takes the element out that OpenSSL puts the certificate in.
+    fn drop_certificate(&mut self) {
+        let Some(whole) = self.bytes.get_mut(..self.length) else {
+            return;
+        };
+        if let Some(certificate) = certificate(whole) {
+            let size = certificate.len();
+            whole.copy_within(certificate.end.., certificate.start);
+            self.length -= size;
+            shorten(whole, size);
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// Where a DER element begins, its content, and where it ends: `None` for what is none.
+fn element(bytes: &[u8], start: usize) -> Option<(u8, Range<usize>)> {
+    let (tag, first) = (*bytes.get(start)?, *bytes.get(start + 1)?);
+    let (length, content) = match first {
+        ..=0x7f => (usize::from(first), start + 2),
+        0x81 => (usize::from(*bytes.get(start + 2)?), start + 3),
+        0x82 => {
+            let length = [*bytes.get(start + 2)?, *bytes.get(start + 3)?];
+            (usize::from(u16::from_be_bytes(length)), start + 4)
+        }
+        _ => return None,
+    };
+    let end = content.checked_add(length)?;
+    (end <= bytes.len()).then_some((tag, content..end))
+}
+
+/// The certificate's place in a session, whose element it is that has the tag 3.
+fn certificate(session: &[u8]) -> Option<Range<usize>> {
+    const CERTIFICATE: u8 = 0xa3;
+    let (_, all) = element(session, 0)?;
+    let mut start = all.start;
+    while start < all.end {
+        let (tag, content) = element(session, start)?;
+        if tag == CERTIFICATE {
+            return Some(start..content.end);
+        }
+        start = content.end;
+    }
+    None
+}
+
+/// Makes the outer length that of a session that has lost so many bytes, in as many bytes as it had.
+fn shorten(session: &mut [u8], by: usize) {
+    match session {
+        [_, 0x82, high, low, ..] => {
+            let length = usize::from(u16::from_be_bytes([*high, *low])).saturating_sub(by);
+            [*high, *low] = (length as u16).to_be_bytes();
+        }
+        [_, 0x81, length, ..] | [_, length, ..] => *length = length.saturating_sub(by as u8),
+        _ => {}
     }
 }
 
@@ -79,7 +140,12 @@ impl Resumable {
     ///
     /// `pc` is open.
     #[inline(never)] // The secret's buffer is not for the stack of those without TLS.
-    pub unsafe fn keep(&mut self, pc: *mut ngx_connection_t, zone: &Zone) -> Option<Ticket> {
+    pub unsafe fn keep(
+        &mut self,
+        pc: *mut ngx_connection_t,
+        zone: &Zone,
+        verified: bool,
+    ) -> Option<Ticket> {
         // SAFETY: the connection has its session as long as its TLS.
         unsafe {
             let tls = (*pc).ssl.as_ref()?;
@@ -87,7 +153,7 @@ impl Resumable {
             if session.is_null() || session == self.last {
                 return self.kept;
             }
-            let secret = Secret::of(session)?;
+            let secret = Secret::of(session, verified)?;
             let kept = self.kept;
             self.kept = zone
                 .with(|table| {
@@ -147,7 +213,10 @@ pub unsafe fn resume(
         let set = allowed && SSL_set_session(tls, session) == 1;
         SSL_SESSION_free(session);
         // What the control connection has not verified, a data connection has to.
-        if !set || (verifies && SSL_get_verify_result(tls) != i64::from(X509_V_OK)) {
+        let verified = SSL_get_verify_result(tls) == i64::from(X509_V_OK)
+            && set
+            && !SSL_SESSION_get0_peer(SSL_get_session(tls)).is_null();
+        if !set || (verifies && !verified) {
             SSL_set_session(tls, ptr::null_mut());
             ERR_clear_error();
             return ptr::null_mut();
@@ -171,6 +240,7 @@ pub unsafe fn renew_if_changed(
     zone: &Zone,
     kept: Ticket,
     resumed: *mut SSL_SESSION,
+    verified: bool,
 ) {
     // SAFETY: the connection has its session as long as its TLS.
     unsafe {
@@ -179,7 +249,7 @@ pub unsafe fn renew_if_changed(
         };
         let session = SSL_get_session(tls.connection);
         if SSL_version(tls.connection) < TLS1_3_VERSION as i32 && session != resumed {
-            keep_newer(tls.connection, session, zone, kept);
+            keep_newer(tls.connection, session, zone, kept, verified);
         }
     }
 }
@@ -189,22 +259,28 @@ pub unsafe fn renew_if_changed(
 /// # Safety
 ///
 /// Called by the proxy with the new session in `pc`.
-pub unsafe fn renew(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket) {
+pub unsafe fn renew(pc: *mut ngx_connection_t, zone: &Zone, kept: Ticket, verified: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         let session = ngx_ssl_get0_session(pc);
-        keep_newer((*(*pc).ssl).connection, session, zone, kept);
+        keep_newer((*(*pc).ssl).connection, session, zone, kept, verified);
     }
 }
 
-unsafe fn keep_newer(tls: *mut SSL, session: *mut SSL_SESSION, zone: &Zone, kept: Ticket) {
+unsafe fn keep_newer(
+    tls: *mut SSL,
+    session: *mut SSL_SESSION,
+    zone: &Zone,
+    kept: Ticket,
+    verified: bool,
+) {
     // SAFETY: the session is that of this TLS connection.
     unsafe {
         // One that does not come from the control connection's is nothing to resume.
         if SSL_session_reused(tls) != 1 || session.is_null() {
             return;
         }
-        if let Some(secret) = Secret::of(session) {
+        if let Some(secret) = Secret::of(session, verified) {
             zone.with(|table| table.keep_instead(kept, secret.as_bytes()));
         }
     }
