@@ -134,6 +134,8 @@ EOF
 
 # what ftp_data says
 
+data('a size', 'ftp_data zone=ftp:1m;',
+    qr/invalid zone "ftp:1m": only "ftp_ctrl" has a size in /);
 data('zone needed', 'ftp_data zone=;',
     '"ftp_data" must have "zone" parameter', 'invalid parameter "zone="',
     'invalid zone name "zone="');

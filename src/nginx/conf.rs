@@ -533,6 +533,10 @@ pub unsafe fn ftp_data(cf: *mut ngx_conf_t, conf: &mut SrvConf) -> *mut c_char {
         let Some(name) = name.filter(|name| name.len > 0) else {
             return error(cf, "\"ftp_data\" must have \"zone\" parameter");
         };
+        if name.as_bytes().contains(&b':') {
+            let wrong = format_args!("invalid zone \"{name}\": only \"ftp_ctrl\" has a size");
+            return error(cf, wrong);
+        }
         let core = core_conf((*cf).ctx.cast());
         if (*core).handler.is_some() {
             return error(cf, MIXED);
