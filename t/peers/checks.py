@@ -53,10 +53,24 @@ def announces(replies, mode, announcer):
             raise Failure(f"a {code} announced {address} port {port}")
 
 
+def asks(transcript, replies, mode):
+    """The client has asked with the wanted command alone, each time for a port of its own address."""
+    pattern = r"\bPORT (\d+,\d+,\d+,\d+),\d+,\d+|\bEPRT \|[12]\|([^|]+)\|\d+\|"
+    found = [(match[0].split()[0], (match[1] or match[2]).replace(",", ".")) for match in re.finditer(pattern, transcript)]
+    wanted = (mode.command, LOOPBACK[mode.client_family])
+    if set(found) != {wanted}:
+        raise Failure(f"the client has asked with {set(found)} instead of {wanted}")
+    if passive := passive_replies(replies):
+        raise Failure(f"passive replies: {passive}")
+
+
 def hides(address, transcript):
     for secret in (address, address.replace(".", ",")):
         if secret in transcript:
             raise Failure(f"the client has seen {secret}")
+
+
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 class Logs:
@@ -65,13 +79,19 @@ class Logs:
     def __init__(self, proxy):
         proxy.wait_for_control_end()
         self.control = [line.split("|") for line in proxy.new_lines(proxy.control_log)]
-        self.data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
-        self.errors = grave(proxy.new_lines(proxy.error_log))
+        data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
+        self.data = [line for line in data if line[3] != "handed over"]
+        self.handed_over = [line for line in data if line[3] == "handed over"]
+        lines = proxy.new_lines(proxy.error_log)
+        self.errors = grave(lines)
+        self.reserved = collections.Counter(
+            int(match[1]) for line in lines if (match := re.search(r"ftp reserved port (\d+) ", line))
+        )
 
     @property
     def complete(self):
         """The transfers as (version of TLS, "r" if it resumed a session) of each."""
-        return [tuple(line[6:]) for line in self.data if line[3] == "complete"]
+        return [tuple(line[6:8]) for line in self.data if line[3] == "complete"]
 
 
 def logged(logs, replies, mode, steps, user):
@@ -86,6 +106,8 @@ def logged(logs, replies, mode, steps, user):
     if strange := [line for line in known if line[0] != control[0][0] or line[1] != mode.command]:
         raise Failure(f"data connections of another session or mode: {strange}")
     announced = collections.Counter(port for _, _, port in passive_replies(replies))
+    if mode.active:
+        announced = logs.reserved
     if unknown := collections.Counter(int(line[2]) for line in data) - announced:
         raise Failure(f"data connections on ports that were not announced: {dict(unknown)}")
     moved = {(line[4], posixpath.basename(line[5])) for line in data if line[3] == "complete"}
@@ -99,6 +121,19 @@ def logged(logs, replies, mode, steps, user):
     complete = sum(line[3] == "complete" for line in data)
     if complete < transfers or len(data) - complete > unfinished:
         raise Failure(f"{transfers} transfers, but {complete} of {len(data)} data connections are complete")
+
+
+def reaches(logs, mode, server):
+    """The server has been passive, or active, as the mode wants it."""
+    for line in logs.data:
+        if line[3] == "complete":
+            address, _, port = line[8].rpartition(":")
+            if address.strip("[]") != server.address or (int(port) in server.passive) == mode.server_active:
+                raise Failure(f"a data connection of the server at {line[8]}")
+    # Where both have connected each has a line.
+    wanted = len(logs.complete) if mode.server_active and not mode.active else 0
+    if len(logs.handed_over) < wanted or logs.handed_over and not wanted:
+        raise Failure(f"{len(logs.handed_over)} connections were handed over, {wanted} transfers are complete")
 
 
 def protected(logs, control, data):

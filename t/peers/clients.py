@@ -19,12 +19,16 @@ class Session:
     """Where a client goes and how."""
 
     def __init__(self, host, port, user, password, mode, folder, local, leg, private, authority):
-        """mode: PASV or EPSV; folder: the absolute remote one; local: for scripts and transcript; leg: plain, wanted
+        """mode: PASV, EPSV, PORT or EPRT; folder: the absolute remote one; local: for scripts and transcript; leg: plain, wanted
         (AUTH first, in clear if that is refused), explicit or implicit; private: PROT P, not C; authority: file."""
         self.host, self.port, self.user, self.password = host, port, user, password
         self.mode, self.folder, self.local = mode, folder, local
         self.leg, self.private, self.authority = leg, private, authority
         self.transcript = local / "transcript"
+
+    @property
+    def passive(self):
+        return self.mode in ("PASV", "EPSV")
 
 
 class Client:
@@ -37,6 +41,7 @@ class Client:
     clears = False  # it asks for CCC after the login, and goes on in TLS when that is refused
     hurries = False  # it begins TLS on a data connection before it sends the transfer command
     assumes_private = False  # in implicit TLS it sends no PROT P
+    extends_port = True  # it can use EPRT over IPv4
     leaves_tickets = False  # of TLS 1.3: it reads nothing while it uploads and closes with them in its socket
 
     def verbs(self, leg):
@@ -71,6 +76,7 @@ class Lftp(Client):
     )
     legs = ("plain", "wanted", "explicit", "implicit")
     resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
+    extends_port = False
     leaves_tickets = True
 
     def command(self, session, steps):
@@ -82,7 +88,7 @@ class Lftp(Client):
             "set cmd:fail-exit yes",
             "set net:timeout 10",
             "set net:max-retries 1",
-            "set ftp:passive-mode yes",
+            f"set ftp:passive-mode {yes[session.passive]}",
             f"set ftp:prefer-epsv {yes[session.mode == 'EPSV']}",
             f"set ftp:ssl-allow {yes[session.leg != 'plain']}",
             f"set ftp:ssl-allow-anonymous {yes[session.leg != 'plain']}",
@@ -150,9 +156,13 @@ class Curl(Client):
             "user": f"{session.user}:{session.password}",
             "max-time": "30",
         }
-        flags = ["silent", "show-error", "disable-eprt", "no-ftp-skip-pasv-ip"]
+        flags = ["silent", "show-error", "no-ftp-skip-pasv-ip"]
         if session.mode == "PASV":
             flags.append("disable-epsv")
+        if session.mode == "PORT":
+            flags.append("disable-eprt")
+        if not session.passive:
+            options["ftp-port"] = "-"
         if session.leg == "wanted":
             flags.append("ssl")
         elif session.leg != "plain":
@@ -210,7 +220,7 @@ class Tnftp(Client):
 
     def command(self, session, steps):
         script = [
-            f"epsv {'on' if session.mode == 'EPSV' else 'off'}",
+            f"epsv {'on' if session.mode in ('EPSV', 'EPRT') else 'off'}",
             f"open {session.host} {session.port}",
             f"user {session.user} {session.password}",
             "binary",
@@ -218,7 +228,8 @@ class Tnftp(Client):
             *(line for step in steps for line in self.lines(session, *step)),
             "bye",
         ]
-        return ["tnftp", "-n", "-i", "-v", "-p"], "\n".join(script) + "\n"
+        # -d, as else it does not show its commands.
+        return ["tnftp", "-n", "-i", "-v", "-d", "-p" if session.passive else "-A"], "\n".join(script) + "\n"
 
     @staticmethod
     def escaped(text):

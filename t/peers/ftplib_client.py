@@ -1,5 +1,5 @@
-"""ftplib as a client: arguments are host, port, user, password, PASV or EPSV, folder, leg (plain, explicit or
-implicit), P or C, the authority's file, and perhaps "resume"; its steps are JSON on stdin."""
+"""ftplib as a client: arguments are host, port, user, password, PASV, EPSV, PORT or EPRT, folder, leg (plain,
+explicit or implicit), P or C, the authority's file, and perhaps "resume"; its steps are JSON on stdin."""
 
 import ftplib
 import json
@@ -11,7 +11,7 @@ import sys
 host, port, user, password, mode, folder, leg, protection, authority, *how = sys.argv[1:]
 
 
-class Passive:
+class Modes:
     # Else ftplib connects to the control connection's address whatever the 227 says.
     trust_server_pasv_ipv4_address = True
 
@@ -21,12 +21,16 @@ class Passive:
             return super().makepasv()
         return ftplib.parse229(self.sendcmd("EPSV"), self.sock.getpeername())
 
+    def sendport(self, host, port):
+        """The same with EPRT."""
+        return super().sendport(host, port) if mode == "PORT" else self.sendeprt(host, port)
 
-class Client(Passive, ftplib.FTP):
+
+class Client(Modes, ftplib.FTP):
     pass
 
 
-class TlsClient(Passive, ftplib.FTP_TLS):
+class TlsClient(Modes, ftplib.FTP_TLS):
     def connect(self, host, port):
         """ftplib itself knows no implicit TLS."""
         if leg == "explicit":
@@ -112,6 +116,7 @@ if leg == "plain":
 else:
     ftp = TlsClient(**options, context=ssl.create_default_context(cafile=authority))
 ftp.set_debuglevel(1)
+ftp.set_pasv(mode in ("PASV", "EPSV"))
 VERBS = {
     "list": lambda directory, out: lines_to(out, f"LIST {directory}"),
     "nlst": lambda directory, out: lines_to(out, f"NLST {directory}"),

@@ -7,7 +7,20 @@ import clients
 import servers
 from proxy import VERSIONS
 
-Mode = namedtuple("Mode", "name command client_family server_family")
+
+
+class Mode(namedtuple("Mode", "name command client_family server_family toward", defaults=("client",))):
+    """command: the client's; toward: what the proxy's ftp_server_mode says."""
+
+    @property
+    def active(self):
+        return self.command in ("PORT", "EPRT")
+
+    @property
+    def server_active(self):
+        return self.active if self.toward == "client" else self.toward == "active"
+
+
 MODES = (
     Mode("PASV", "PASV", 4, 4),
     Mode("EPSV", "EPSV", 4, 4),
@@ -15,8 +28,24 @@ MODES = (
     Mode("EPSV from IPv6 to IPv4", "EPSV", 6, 4),
     Mode("EPSV from IPv4 to IPv6", "EPSV", 4, 6),
 )
+ACTIVE_MODES = (
+    Mode("PORT", "PORT", 4, 4),
+    Mode("EPRT", "EPRT", 4, 4),
+    Mode("PORT to passive", "PORT", 4, 4, "passive"),
+    Mode("EPRT to passive", "EPRT", 4, 4, "passive"),
+    Mode("PASV to active", "PASV", 4, 4, "active"),
+    Mode("EPSV to active", "EPSV", 4, 4, "active"),
+    Mode("EPRT over IPv6", "EPRT", 6, 6),
+    Mode("EPRT from IPv6 to IPv4", "EPRT", 6, 4),
+    Mode("PORT from IPv4 to IPv6", "PORT", 4, 6),
+    Mode("EPRT from IPv6 to passive IPv4", "EPRT", 6, 4, "passive"),
+    Mode("PORT from IPv4 to passive IPv6", "PORT", 4, 6, "passive"),
+    Mode("EPSV from IPv6 to active IPv4", "EPSV", 6, 4, "active"),
+    Mode("PASV from IPv4 to active IPv6", "PASV", 4, 6, "active"),
+)
 # With TLS on a leg both versions of it have their turn.
 TLS_MODES = tuple(zip(MODES[:2], VERSIONS))
+ACTIVE_TLS_MODES = tuple(zip((ACTIVE_MODES[0], ACTIVE_MODES[2], ACTIVE_MODES[4]), itertools.cycle(VERSIONS)))
 
 # Each client once and each server once; those that try AUTH with servers that offer it.
 SMOKE = (
@@ -38,6 +67,18 @@ TLS_SMOKE = (
     ("lftp", "implicit", "P", "pure-ftpd", servers.EXPLICIT_STRICT),
     ("ftplib-resuming", "implicit", "P", "vsftpd", servers.IMPLICIT_STRICT),
     ("curl", "explicit", "P", "vsftpd", servers.IMPLICIT_SLOW),
+)
+
+# The same for active mode, on either half or both: client, leg, PROT, server, setting, mode, version of TLS.
+ACTIVE_SMOKE = (
+    ("lftp", "plain", "C", "vsftpd", servers.PLAIN, "PORT", None),
+    ("curl", "plain", "C", "pure-ftpd", servers.PLAIN, "EPRT to passive", None),
+    ("tnftp", "plain", "C", "proftpd", servers.PLAIN, "EPRT", None),
+    ("ftplib", "plain", "C", "pyftpdlib", servers.PLAIN, "EPSV to active", None),
+    ("Net::FTP", "plain", "C", "proftpd", servers.PLAIN, "PORT from IPv4 to passive IPv6", None),
+    ("lftp", "explicit", "P", "proftpd", servers.EXPLICIT_STRICT, "PORT", "TLSv1.3"),
+    ("curl", "explicit", "P", "vsftpd", servers.IMPLICIT_STRICT, "PASV to active", "TLSv1.3"),
+    ("ftplib", "implicit", "P", "pure-ftpd", servers.EXPLICIT_STRICT, "PORT to passive", "TLSv1.2"),
 )
 
 
@@ -86,7 +127,8 @@ def chosen(options):
     everything = options.full or options.server or options.client
     plain = plain_logins(itertools.product(clients.ALL, servers.ALL) if everything else SMOKE, options)
     tls = all_tls_logins() if everything else smoke_tls_logins()
-    logins = [*plain, *tls]
+    active = all_active_logins() if everything else smoke_active_logins()
+    logins = [*plain, *tls, *active]
     if options.direct:
         logins = without_proxy(logins)
     return [
@@ -125,12 +167,36 @@ def smoke_tls_logins():
         yield Login(clients.ALL[name](), servers.ALL[server], setting, mode, leg, protection == "P", version)
 
 
+def all_active_logins():
+    """With TLS only what is protected as far as it goes, from the clients that are there for active mode."""
+    for client, kind in itertools.product(clients.ALL.values(), servers.ALL.values()):
+        if client.clears:
+            continue
+        for mode in ACTIVE_MODES:
+            if "plain" in client.legs and can(client, mode):
+                yield Login(client(), kind, servers.PLAIN, mode, "plain", False, None)
+        for setting, leg in itertools.product(kind.settings, client.legs):
+            if not setting.slow and leg != "wanted" and not leg == setting.leg == "plain":
+                for mode, version in ACTIVE_TLS_MODES:
+                    yield Login(client(), kind, setting, mode, leg, leg != "plain", version)
+
+
+def can(client, mode):
+    return client.extends_port or mode.command != "EPRT" or mode.client_family == 6
+
+
+def smoke_active_logins():
+    modes = {mode.name: mode for mode in ACTIVE_MODES}
+    for name, leg, protection, server, setting, mode, version in ACTIVE_SMOKE:
+        yield Login(clients.ALL[name](), servers.ALL[server], setting, modes[mode], leg, protection == "P", version)
+
+
 def without_proxy(logins):
-    """Nothing stands between that changes the family, the leg or the version."""
+    """Nothing stands between that changes the mode, the family, the leg or the version."""
     direct = {}
     for login in logins:
         same = login.mode.client_family == login.mode.server_family
-        if same and login.leg == login.setting.leg:
+        if same and login.leg == login.setting.leg and login.mode.toward == "client":
             login = login._replace(version=None)
             direct[login.name] = login
     return direct.values()

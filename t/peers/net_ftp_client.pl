@@ -1,5 +1,5 @@
-# Net::FTP as a client: arguments are host, port, user, password, PASV or EPSV, folder, leg (plain, explicit or
-# implicit), P or C, the authority's file; the steps come as JSON on stdin.
+# Net::FTP as a client: arguments are host, port, user, password, PASV, EPSV, PORT or EPRT, folder, leg (plain,
+# explicit or implicit), P or C, the authority's file; the steps come as JSON on stdin.
 use strict;
 use warnings;
 use JSON::PP;
@@ -8,8 +8,9 @@ package Client;
 use parent 'Net::FTP';
 our $mode;
 
-# Net::FTP itself uses EPSV over IPv6 only.
+# Net::FTP itself uses EPSV and EPRT over IPv6 only.
 sub pasv { my $ftp = shift; return $mode eq 'EPSV' ? $ftp->epsv : $ftp->SUPER::pasv(@_) }
+sub port { my $ftp = shift; return $mode eq 'EPRT' ? $ftp->eprt(@_) : $ftp->SUPER::port(@_) }
 
 package main;
 
@@ -17,7 +18,8 @@ my ($host, $port, $user, $password, $mode, $folder, $leg, $protection, $authorit
 $Client::mode = $mode;
 $| = 1;
 
-my @options = (Port => $port, Passive => 1, Timeout => 20, Debug => 1, SSL_ca_file => $authority);
+my $passive = $mode =~ /^(PASV|EPSV)$/ ? 1 : 0;
+my @options = (Port => $port, Passive => $passive, Timeout => 20, Debug => 1, SSL_ca_file => $authority);
 push @options, SSL => 1 if $leg eq 'implicit';
 my $ftp = Client->new($host, @options) or die "connect: $@\n";
 check('starttls', $ftp->starttls) if $leg eq 'explicit';

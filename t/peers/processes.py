@@ -10,6 +10,7 @@ import time
 START_LIMIT = 10  # seconds
 
 _running = []
+_given = set()
 
 
 class Failure(Exception):
@@ -64,10 +65,13 @@ def alive(process):
 
 
 def free_ports(count):
-    """The first of `count` ports in a row that can be bound now, on any address, below the ephemeral range."""
+    """The first of `count` ports in a row that can be bound now, on any address, and were never given before; they are
+    below the ephemeral range."""
     for _ in range(200):
         first = random.randrange(10000, 32000 - count)
-        if all(_bindable(port) for port in range(first, first + count)):
+        ports = range(first, first + count)
+        if _given.isdisjoint(ports) and all(_bindable(port) for port in ports):
+            _given.update(ports)
             return first
     raise Failure(f"no {count} free ports in a row")
 

@@ -15,18 +15,20 @@ VERSIONS = ("TLSv1.3", "TLSv1.2")
 CONTROL_FORMAT = "$ftp_session|$ftp_user|$status|$ssl_protocol"
 DATA_FORMAT = (
     "$ftp_session|$ftp_mode|$ftp_data_port|$ftp_data_status|$ftp_command|$ftp_path|$ssl_protocol|$ssl_session_reused"
+    "|$upstream_addr"
 )
 SERVER_NAME = "server.test"  # of the FTP servers' certificate
 
 
 class Route:
     """One control server: leg is the client's, version the one of TLS on every leg that has it; with resumption the
-    client's data connections have to resume."""
+    client's data connections have to resume; active: the client may be; toward: what ftp_server_mode says."""
 
     address = "127.0.0.1"  # what its 227 must show
 
-    def __init__(self, server, leg, version, resumption):
+    def __init__(self, server, leg, version, resumption, active, toward):
         self.server, self.leg, self.version, self.resumption = server, leg, version, resumption
+        self.active, self.toward = active, toward
         self.port = None
         self.passive = None  # range of data ports
 
@@ -43,6 +45,10 @@ class Route:
             lines.append("ftp_auth_tls only;")
         if self.resumption:
             lines.append("ftp_data_tls_reuse required;")
+        if self.active:
+            lines.append("ftp_client_mode any;")
+        if self.toward != "client":
+            lines.append(f"ftp_server_mode {self.toward};")
         if server.setting.leg != "plain":
             lines.append("proxy_ssl on;")
         if server.setting.leg == "explicit":

@@ -60,7 +60,8 @@ class Server:
 
     def start(self):
         for _ in range(5):
-            self.port = processes.free_ports(PASSIVE_PORTS + 1)
+            # In active mode ProFTPD connects from the port before its own.
+            self.port = processes.free_ports(PASSIVE_PORTS + 2) + 1
             self.passive = range(self.port + 1, self.port + 1 + PASSIVE_PORTS)
             self.process = processes.start(self.command(), self.log, **self.options())
             if processes.greets(self.address, self.port, self.process, self.context):
@@ -106,6 +107,7 @@ class Vsftpd(Server):
             f"listen_port={self.port}",
             f"pasv_min_port={self.passive[0]}",
             f"pasv_max_port={self.passive[-1]}",
+            "connect_from_port_20=NO",
             "background=NO",
             "seccomp_sandbox=NO",
             "anonymous_enable=YES",
