@@ -41,6 +41,7 @@ class Client:
     clears = False  # it asks for CCC after the login, and goes on in TLS when that is refused
     hurries = False  # it begins TLS on a data connection before it sends the transfer command
     assumes_private = False  # in implicit TLS it sends no PROT P
+    accepts_tls = True  # in active mode it can begin TLS on data connections
     extends_port = True  # it can use EPRT over IPv4
     leaves_tickets = False  # of TLS 1.3: it reads nothing while it uploads and closes with them in its socket
 
@@ -143,6 +144,8 @@ class Curl(Client):
     )
     legs = ("plain", "wanted", "explicit", "implicit")
     hurries = True
+    # Having accepted one it may wait for the server's bytes before it begins TLS, with any server and no proxy.
+    accepts_tls = False
     # OpenSSL uses a session of TLS 1.3 once, and curl makes no copy.
     resumes = {"TLSv1.2": "all", "TLSv1.3": "first"}
 
