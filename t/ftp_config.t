@@ -135,7 +135,7 @@ EOF
 # what ftp_data says
 
 data('a size', 'ftp_data zone=ftp:1m;',
-    qr/invalid zone "ftp:1m": only "ftp_ctrl" has a size in /);
+    'invalid zone "ftp:1m": only "ftp_ctrl" has a size');
 data('zone needed', 'ftp_data zone=;',
     '"ftp_data" must have "zone" parameter', 'invalid parameter "zone="',
     'invalid zone name "zone="');
