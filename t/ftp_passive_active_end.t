@@ -266,7 +266,15 @@ for my $worker ($t->workers) {
     my $door = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $name);
 
     ok($door, 'a door');
-    $door->send($_) for '', 'x', 'x' x 24, "\0" x 24, 'x' x 5000;
+    $door->send($_) for '', 'x', 'x' x 24, "\0" x 40, 'x' x 5000;
+
+    # nothing of it gets in: a stranger's descriptor would be the worker's to
+    # close, which can block it
+    $door->blocking(0);
+    $t->paused($worker, sub {
+        my $sent = grep { defined $door->send('x' x 40) } 1 .. 2000;
+        is($sent, 2000, 'strangers before the door');
+    });
 }
 
 {

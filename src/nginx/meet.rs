@@ -8,22 +8,25 @@
 //! ```
 //!
 //! Which one is first, the table tells, under its lock: a reservation's mate is taken or not, and by which worker. A
-//! worker has a door, a datagram socket with an abstract name made of what tells it from all other processes. What is not
-//! of the worker's own user is not let in.
+//! worker has a door, a datagram socket with an abstract name made of what tells it from all other processes. A filter
+//! lets in what begins with a password of this nginx's processes: the kernel drops anything else on the sender's side. A
+//! stranger's descriptor would be ours to close, and closing can block: SO_LINGER, FUSE.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::{io, mem, ptr};
 
 use libc::{
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, SCM_CREDENTIALS, SCM_RIGHTS,
-    SOL_SOCKET, iovec, msghdr, sockaddr_un, socklen_t, ucred,
+    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN,
+    CMSG_NXTHDR, CMSG_SPACE, SCM_CREDENTIALS, SCM_RIGHTS, SO_ATTACH_FILTER, SOL_SOCKET, iovec,
+    msghdr, sock_filter, sock_fprog, sockaddr_un, socklen_t, ucred,
 };
 use nginx_sys::{
     NGX_DONE, NGX_LOG_ALERT, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_BAD_GATEWAY,
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_t,
-    ngx_get_connection, ngx_handle_read_event, ngx_int_t, ngx_stream_core_run_phases,
+    ngx_get_connection, ngx_handle_read_event, ngx_int_t, ngx_log_t, ngx_stream_core_run_phases,
     ngx_stream_finalize_session, ngx_stream_session_handler, ngx_stream_session_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
@@ -238,8 +241,55 @@ thread_local! {
     static DOOR: Cell<Option<RawFd>> = const { Cell::new(None) };
 }
 
-/// The words of a message: whom it is for. A socket comes with it, or it only wakes.
-type Words = [u64; 3];
+/// The words of a message: the password, and whom it is for. A socket comes with it, or it only wakes.
+type Words = [u64; 5];
+
+/// What a message begins with: drawn before the first worker is forked, the same in all of them.
+static PASSWORD: OnceLock<[u64; 2]> = OnceLock::new();
+
+/// Draws the password, once. For the master.
+pub fn agree_on_password(log: *mut ngx_log_t) {
+    PASSWORD.get_or_init(|| [zone::random(log), zone::random(log)]);
+}
+
+/// Drops at the door what does not begin with the password, while it is still the sender's.
+unsafe fn lock_door(door: RawFd) -> io::Result<()> {
+    const LOAD_WORD: u16 = (BPF_LD | BPF_W | BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (BPF_JMP | BPF_JEQ | BPF_K) as u16;
+    const RETURN: u16 = (BPF_RET | BPF_K) as u16;
+    let Some(password) = PASSWORD.get() else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    let step = |code, unequal, k| sock_filter {
+        code,
+        jt: 0,
+        jf: unequal,
+        k,
+    };
+    let mut steps = Vec::with_capacity(10);
+    for (at, word) in password.iter().enumerate() {
+        // The filter reads in network order what is sent in ours.
+        let word = u64::from_be_bytes(word.to_ne_bytes());
+        for (half, k) in [(0, (word >> 32) as u32), (4, word as u32)] {
+            let place = at as u32 * 8 + half;
+            steps.push(step(LOAD_WORD, 0, place));
+            // The last step refuses; the filter has ten.
+            steps.push(step(JUMP_IF_EQUAL, 7 - place as u8 / 2, k));
+        }
+    }
+    steps.push(step(RETURN, 0, u32::MAX));
+    steps.push(step(RETURN, 0, 0));
+    let program = sock_fprog {
+        len: steps.len() as _,
+        filter: steps.as_mut_ptr(),
+    };
+    let (place, size) = ((&raw const program).cast(), size_of::<sock_fprog>());
+    // SAFETY: an open socket; the kernel copies the program.
+    match unsafe { libc::setsockopt(door, SOL_SOCKET, SO_ATTACH_FILTER, place, size as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// As large as what comes along: a socket, and who sends it.
 const CONTROL: usize = 128;
@@ -276,6 +326,7 @@ pub unsafe fn open_door() -> bool {
         let on: i32 = 1;
         let bound = fd >= 0
             && libc::setsockopt(fd, SOL_SOCKET, libc::SO_PASSCRED, (&raw const on).cast(), 4) == 0
+            && lock_door(fd).is_ok()
             && libc::bind(fd, (&raw const address).cast(), length) == 0;
         if !bound {
             let error = io::Error::last_os_error();
@@ -310,8 +361,11 @@ fn send(to: Owner, key: Key, fd: Option<RawFd>) -> io::Result<()> {
     let Some(door) = DOOR.get() else {
         return Err(io::ErrorKind::NotConnected.into());
     };
+    let Some([first, second]) = PASSWORD.get() else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
     let [slot, id] = key.ticket.to_words();
-    let mut words: Words = [key.session, slot, id];
+    let mut words: Words = [*first, *second, key.session, slot, id];
     let (mut address, length) = name(to);
     let mut bytes = iovec {
         iov_base: (&raw mut words).cast(),
@@ -392,7 +446,7 @@ unsafe fn join(s: *mut ngx_stream_session_t, fd: OwnedFd) {
 /// The next message of a process of our own user's; `None` where there is none. All others are dropped.
 unsafe fn receive(door: RawFd) -> Option<(Key, Option<OwnedFd>)> {
     loop {
-        let mut words: Words = [0; 3];
+        let mut words: Words = [0; 5];
         let mut bytes = iovec {
             iov_base: (&raw mut words).cast(),
             iov_len: size_of::<Words>(),
@@ -410,7 +464,7 @@ unsafe fn receive(door: RawFd) -> Option<(Key, Option<OwnedFd>)> {
                 return None;
             }
             let (friend, mut sockets) = attached(&message);
-            let [session, slot, id] = words;
+            let [_, _, session, slot, id] = words;
             let ticket = Ticket::from_words([slot, id]);
             if let (true, Some(ticket)) = (friend && got as usize == size_of::<Words>(), ticket) {
                 return Some((Key { session, ticket }, sockets.pop()));

@@ -18,7 +18,7 @@ use super::conf::{self, MainConf, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
-use super::{check, control, data, dialled, socket, tls, variables, zone};
+use super::{check, control, data, dialled, meet, socket, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -267,8 +267,11 @@ unsafe extern "C" fn log(s: *mut ngx_stream_session_t) -> ngx_int_t {
 unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     // SAFETY: nginx's cycle.
     guarded(unsafe { (*cycle).log }, (), || {
-        // SAFETY: the new cycle's sockets are open.
-        unsafe { socket::make_listeners_transparent(cycle) }
+        // SAFETY: the new cycle's sockets and log are open.
+        unsafe {
+            meet::agree_on_password((*cycle).log);
+            socket::make_listeners_transparent(cycle);
+        }
     });
     NGX_OK as ngx_int_t
 }
