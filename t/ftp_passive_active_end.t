@@ -260,9 +260,14 @@ for my $who ('client', 'server') {
 # what others say at the door
 
 for my $worker ($t->workers) {
-    open my $fh, '<', "/proc/$worker/stat" or die "no worker: $!\n";
-    my $start = (split ' ', <$fh> =~ s/.*\)//r)[19];
-    my $name = sprintf "\0ngx_stream_ftp_proxy.%08x%08x", $worker, $start;
+    my $known = sprintf '@ngx_stream_ftp_proxy.%08x', $worker;
+    open my $fh, '<', '/proc/net/unix' or die "no sockets: $!\n";
+    my ($name) = map { /(\Q$known\E\S*)/ } <$fh>;
+
+    # not to be foreseen, or others could have it first
+    like($name, qr/\.[0-9a-f]{16}\.[0-9a-f]{16}\z/, 'name of a door');
+    $name =~ s/\A@/\0/;
+
     my $door = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Peer => $name);
 
     ok($door, 'a door');

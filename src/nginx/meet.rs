@@ -14,6 +14,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::{io, mem, ptr};
@@ -247,8 +248,12 @@ type Words = [u64; 5];
 /// What a message begins with: drawn before the first worker is forked, the same in all of them.
 static PASSWORD: OnceLock<[u64; 2]> = OnceLock::new();
 
+/// What makes names that nobody can know, and take, before their workers do; drawn as the password is.
+static NAMES: OnceLock<RandomState> = OnceLock::new();
+
 /// Draws the password, once. For the master.
 pub fn agree_on_password(log: *mut ngx_log_t) {
+    NAMES.get_or_init(RandomState::new);
     PASSWORD.get_or_init(|| [zone::random(log), zone::random(log)]);
 }
 
@@ -294,12 +299,13 @@ unsafe fn lock_door(door: RawFd) -> io::Result<()> {
 /// As large as what comes along: a socket, and who sends it.
 const CONTROL: usize = 128;
 
-/// An abstract name: nobody else has the same pid and start.
+/// An abstract name: nobody else has the same pid and start, nor can foresee the rest.
 fn name(owner: Owner) -> (sockaddr_un, socklen_t) {
     // SAFETY: zeroes are an address.
     let mut address: sockaddr_un = unsafe { mem::zeroed() };
     address.sun_family = libc::AF_UNIX as _;
-    let text = format!("\0ngx_stream_ftp_proxy.{:016x}", owner.0);
+    let secret = NAMES.get().map_or(0, |names| names.hash_one(owner.0));
+    let text = format!("\0ngx_stream_ftp_proxy.{:016x}.{secret:016x}", owner.0);
     for (place, byte) in address.sun_path.iter_mut().zip(text.bytes()) {
         *place = byte as _;
     }
