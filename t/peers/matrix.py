@@ -82,7 +82,7 @@ ACTIVE_SMOKE = (
     ("ftplib", "plain", "C", "pyftpdlib", servers.PLAIN, "EPSV to active", None),
     ("Net::FTP", "plain", "C", "proftpd", servers.PLAIN, "PORT from IPv4 to passive IPv6", None),
     ("lftp", "explicit", "P", "proftpd", servers.EXPLICIT_STRICT, "PORT", "TLSv1.3"),
-    ("curl", "explicit", "P", "vsftpd", servers.IMPLICIT, "PASV to active", "TLSv1.2"),
+    ("curl", "explicit", "C", "vsftpd", servers.EXPLICIT, "PORT", "TLSv1.2"),
     ("ftplib", "implicit", "P", "vsftpd", servers.EXPLICIT_STRICT, "PASV to active", "TLSv1.2"),
 )
 
