@@ -56,7 +56,8 @@ def announces(replies, mode, announcer):
 def asks(transcript, replies, mode):
     """The client has asked with the wanted command alone, each time for a port of its own address."""
     pattern = r"\bPORT (\d+,\d+,\d+,\d+),\d+,\d+|\bEPRT \|[12]\|([^|]+)\|\d+\|"
-    found = [(match[0].split()[0], (match[1] or match[2]).replace(",", ".")) for match in re.finditer(pattern, transcript)]
+    matches = re.finditer(pattern, transcript)
+    found = [(match[0].split()[0], (match[1] or match[2]).replace(",", ".")) for match in matches]
     wanted = (mode.command, LOOPBACK[mode.client_family])
     if set(found) != {wanted}:
         raise Failure(f"the client has asked with {set(found)} instead of {wanted}")
