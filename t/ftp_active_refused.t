@@ -48,6 +48,13 @@ $t->run(<<"EOF");
     }
 
     server {
+        listen 127.0.0.1:${\$t->port(4)} proxy_protocol;
+        ftp_ctrl zone=ftp;
+        ftp_client_mode any;
+        proxy_pass ${\$server->at};
+    }
+
+    server {
         listen 127.0.0.1:${\$t->range(10, 20)};
         ftp_data zone=ftp;
         deny 127.0.0.3;
@@ -63,6 +70,24 @@ $t->run(<<"EOF");
 EOF
 
 my ($c, $s) = $t->session($server);
+
+# behind a balancer that nobody has said is one: neither its own address nor the
+# client's
+
+{
+    my $near = Test::Nginx::FtpClient->connect(port => $t->port(4));
+    $near->send("PROXY TCP4 192.0.2.9 192.0.2.1 40000 21\r\n");
+    my $far = $server->accept;
+    $far->send("220 ready\r\n");
+    is($near->line, "220 ready\r\n", 'balancer greeting');
+
+    for my $host ('127,0,0,1', '192,0,2,9') {
+        $near->command("PORT $host,200,1");
+        like($near->line, qr/^504 /, "balancer $host");
+    }
+
+    $_->close for $near, $far;
+}
 
 # addresses
 

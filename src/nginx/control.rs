@@ -6,7 +6,7 @@
 //! outstanding) stays in the proxy's buffer, which then fills up and stops the proxy from reading.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::slice;
 
 use super::log::ngx_log_error;
@@ -146,6 +146,17 @@ unsafe extern "C" fn filter(
     }
 }
 
+/// Whether the connection comes from a balancer that tells of another client, which nobody has put in its place.
+unsafe fn is_balancer(c: *mut ngx_connection_t, peer: SocketAddr) -> bool {
+    // SAFETY: an open connection.
+    let Some(header) = (unsafe { (*c).proxy_protocol.as_ref() }) else {
+        return false;
+    };
+    let told = str::from_utf8(header.src_addr.as_bytes()).ok();
+    let told = told.and_then(|told| told.parse::<IpAddr>().ok());
+    told.is_some_and(|told| Host::new(told, 0).ip() != peer.ip())
+}
+
 /// A control connection begins.
 ///
 /// # Safety
@@ -179,6 +190,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             machine: Session::new(Terms {
                 modes: Modes {
                     client,
+                    behind_balancer: client.is_some_and(|client| is_balancer(c, client)),
                     allowed: conf.client_modes(),
                     server: conf.server_mode(),
                 },

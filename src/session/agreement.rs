@@ -216,7 +216,8 @@ impl Session {
         if self.epsv_all && self.modes.server != ServerMode::Client {
             return Err(Local::OnlyEpsv);
         }
-        let own = |own: &SocketAddr| own.ip() == address.ip().to_canonical();
+        let reached = !self.modes.behind_balancer;
+        let own = |own: &SocketAddr| reached && own.ip() == address.ip().to_canonical();
         let Some(mut own) = self.modes.client.filter(own) else {
             actions.note(Note::ForeignAddress);
             return Err(Local::ForeignAddress);

@@ -82,6 +82,8 @@ pub struct Modes {
     /// The client's end of the control connection, in canonical form (an IPv4 address is none within IPv6):
     /// PORT and EPRT may name no other host, and PASV is refused to other than IPv4. `None` if it has none.
     pub client: Option<SocketAddr>,
+    /// That end is a balancer's, behind which the client is: PORT and EPRT must not name it.
+    pub behind_balancer: bool,
     /// What the client may ask for.
     pub allowed: ClientModes,
     /// What the server is asked for.

@@ -463,6 +463,11 @@ fn addresses_are_checked() {
     );
     let foreign = "client asked for data connection to another address";
     assert_eq!(played.events, ["release", foreign]);
+    // A balancer's, which is the connection's own.
+    let mut scene = toward(ServerMode::Client);
+    scene.terms.modes.behind_balancer = true;
+    let played = play(scene, &[s(HI), c("PORT 192,0,2,9,4,1\r\n")]);
+    assert_eq!(played.events, ["release", foreign]);
     let played = play(
         toward(ServerMode::Client),
         &[s(HI), c("PORT 192,0,2,9,0,25\r\n")],
