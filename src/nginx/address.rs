@@ -163,19 +163,3 @@ pub unsafe fn host_in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> Option
         })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_survive_the_way_there_and_back() {
-        for text in ["192.0.2.1:21", "[2001:db8::1]:65535", "[fe80::1%3]:1"] {
-            let address: SocketAddr = text.parse().unwrap();
-            let (storage, _) = write(address);
-            // SAFETY: `storage` is complete.
-            let back = unsafe { read((&raw const storage).cast()) };
-            assert_eq!(back, Some(address));
-        }
-    }
-}

@@ -35,6 +35,8 @@ static LINGERING: AtomicUsize = AtomicUsize::new(0);
 struct Linger {
     c: *mut ngx_connection_t,
     tls: *mut SSL,
+    /// The TLS object is on this descriptor, and close_notify under way: OpenSSL goes on with it when called again.
+    begun: bool,
     /// close_notify and FIN have been sent.
     told: bool,
     read: usize,
@@ -75,6 +77,7 @@ pub unsafe fn take_over(pc: *mut ngx_connection_t) {
         let linger = Linger {
             c,
             tls: tls.connection,
+            begun: false,
             told: false,
             read: 0,
         };
@@ -117,10 +120,13 @@ impl Linger {
         // SAFETY: as above. The proxy has let go of the TLS object.
         unsafe {
             let c = self.c;
-            SSL_set_ex_data(self.tls, ngx_ssl_connection_index, c.cast());
-            SSL_set_fd(self.tls, (*c).fd);
-            SSL_set_quiet_shutdown(self.tls, 0);
-            SSL_set_shutdown(self.tls, SSL_RECEIVED_SHUTDOWN as i32);
+            if !self.begun {
+                self.begun = true;
+                SSL_set_ex_data(self.tls, ngx_ssl_connection_index, c.cast());
+                SSL_set_fd(self.tls, (*c).fd);
+                SSL_set_quiet_shutdown(self.tls, 0);
+                SSL_set_shutdown(self.tls, SSL_RECEIVED_SHUTDOWN as i32);
+            }
             let rc = SSL_shutdown(self.tls);
             let full = rc < 0 && SSL_get_error(self.tls, rc) == SSL_ERROR_WANT_WRITE as i32;
             // Or nginx would find it at its next call, and wonder.

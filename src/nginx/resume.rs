@@ -5,7 +5,6 @@
 //! connection begins its handshake, and written again when the server gives that a newer ticket, for some take each
 //! only once. `proxy_ssl_session_reuse off` turns it off.
 
-use std::ops::Range;
 use std::ptr;
 
 use nginx_sys::{
@@ -17,7 +16,7 @@ use nginx_sys::{
 };
 
 use super::zone::{self, Zone};
-use crate::ports::{MAX_KEPT, Ticket};
+use crate::ports::{self, MAX_KEPT, Ticket};
 
 /// OpenSSL's `SSL_OP_NO_TLSv1_2`, a macro that the bindings do not have.
 const NO_TLS_1_2: u64 = 1 << 27;
@@ -51,69 +50,14 @@ impl Secret {
             i2d_SSL_SESSION(session, &raw mut place);
         }
         if !verified {
-            secret.drop_certificate();
+            let whole = secret.bytes.get_mut(..secret.length);
+            secret.length = whole.map_or(0, ports::drop_certificate);
         }
         Some(secret)
     }
 
-    /// Takes the element out that OpenSSL puts the certificate in.
-    fn drop_certificate(&mut self) {
-        let Some(whole) = self.bytes.get_mut(..self.length) else {
-            return;
-        };
-        if let Some(certificate) = certificate(whole) {
-            let size = certificate.len();
-            whole.copy_within(certificate.end.., certificate.start);
-            self.length -= size;
-            shorten(whole, size);
-        }
-    }
-
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-/// Where a DER element begins, its content, and where it ends: `None` for what is none.
-fn element(bytes: &[u8], start: usize) -> Option<(u8, Range<usize>)> {
-    let (tag, first) = (*bytes.get(start)?, *bytes.get(start + 1)?);
-    let (length, content) = match first {
-        ..=0x7f => (usize::from(first), start + 2),
-        0x81 => (usize::from(*bytes.get(start + 2)?), start + 3),
-        0x82 => {
-            let length = [*bytes.get(start + 2)?, *bytes.get(start + 3)?];
-            (usize::from(u16::from_be_bytes(length)), start + 4)
-        }
-        _ => return None,
-    };
-    let end = content.checked_add(length)?;
-    (end <= bytes.len()).then_some((tag, content..end))
-}
-
-/// The certificate's place in a session, whose element it is that has the tag 3.
-fn certificate(session: &[u8]) -> Option<Range<usize>> {
-    const CERTIFICATE: u8 = 0xa3;
-    let (_, all) = element(session, 0)?;
-    let mut start = all.start;
-    while start < all.end {
-        let (tag, content) = element(session, start)?;
-        if tag == CERTIFICATE {
-            return Some(start..content.end);
-        }
-        start = content.end;
-    }
-    None
-}
-
-/// Makes the outer length that of a session that has lost so many bytes, in as many bytes as it had.
-fn shorten(session: &mut [u8], by: usize) {
-    match session {
-        [_, 0x82, high, low, ..] => {
-            let length = usize::from(u16::from_be_bytes([*high, *low])).saturating_sub(by);
-            [*high, *low] = (length as u16).to_be_bytes();
-        }
-        [_, 0x81, length, ..] | [_, length, ..] => *length = length.saturating_sub(by as u8),
-        _ => {}
     }
 }
 

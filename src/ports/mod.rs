@@ -19,6 +19,7 @@
 //!   alone needs neither.
 
 mod cache;
+mod certificate;
 mod host;
 mod kept;
 mod layout;
@@ -39,6 +40,7 @@ mod tests_support;
 #[cfg(test)]
 mod tests_table;
 
+pub use certificate::drop_certificate;
 pub use host::{Host, Peer};
 pub use kept::MAX_KEPT;
 pub use layout::{LAYOUT, LayoutError, capacity};
