@@ -71,6 +71,7 @@ impl<M: Memory> Table<M> {
             header::HOSTS,
             header::ANYS,
             header::KEPT,
+            header::USED,
         ] {
             self.slots.memory.store(word, 0);
         }
@@ -78,6 +79,9 @@ impl<M: Memory> Table<M> {
         for slot in 0..self.slots.layout.slots {
             let (id, state) = self.slots.id_and_state(slot);
             next_id = next_id.max(id.saturating_add(1));
+            if state != State::Free || self.slots.when(slot) != 0 {
+                self.note_use(slot);
+            }
             self.index(slot);
             match state {
                 State::Free => self.push_free(slot),
@@ -215,6 +219,21 @@ impl<M: Memory> Table<M> {
         };
         self.doubt |= after.is_none();
         self.slots.memory.store(word, after.unwrap_or(before));
+    }
+
+    /// A slot is about to be used, maybe for the first time.
+    pub(super) fn note_use(&mut self, slot: u32) {
+        if slot >= self.used() {
+            let used = u64::from(slot) + 1;
+            self.slots.memory.store(header::USED, used);
+        }
+    }
+
+    /// The first slot of those at the end that were never used.
+    pub(super) fn used(&self) -> u32 {
+        let used = self.slots.memory.load(header::USED);
+        let slots = self.slots.layout.slots;
+        u32::try_from(used).map_or(slots, |used| used.min(slots))
     }
 
     /// How many slots hold secrets.

@@ -71,6 +71,7 @@ impl<M: Memory> Table<M> {
         }
         let slot = self.oldest_free()?;
         let id = self.slots.new_id()?;
+        self.note_use(slot);
         self.unlist(slot);
         self.unindex(slot);
         self.slots.keep(slot, id, owner, next, bytes);

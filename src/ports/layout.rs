@@ -5,7 +5,7 @@ use super::reservation::{MAX_NAME, MAX_PATH, MAX_USER};
 
 /// The version of the layout. It belongs to the identity of the memory: tables of different versions never
 /// share any.
-pub const LAYOUT: u64 = 5;
+pub const LAYOUT: u64 = 6;
 
 /// "ftpports" in a little-endian dump.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"ftpports");
@@ -36,6 +36,8 @@ pub(super) mod header {
     pub const SWEPT: usize = 11;
     /// Cache: how many slots hold secrets.
     pub const KEPT: usize = 12;
+    /// Cache: all slots from this one on were never used.
+    pub const USED: usize = 13;
     /// Words of the header, two cache lines.
     pub const SIZE: usize = 16;
 }
@@ -63,13 +65,13 @@ pub(super) mod field {
     /// Mode, TLS, way and the lengths of user, verb, path and name.
     pub const TEXTS: usize = 15;
     pub const VERB: usize = 16;
-    pub const USER: usize = 17;
+    /// The id of what is kept for the data connection; its slot stands in TEXTS.
+    pub const KEPT: usize = 17;
+    pub const USER: usize = 18;
     pub const PATH: usize = USER + MAX_USER / 8;
     pub const NAME: usize = PATH + MAX_PATH / 8;
-    /// The id of what is kept for the data connection; its slot stands in TEXTS.
-    pub const KEPT: usize = NAME + MAX_NAME / 8;
     /// Words of a slot, whole cache lines.
-    pub const SIZE: usize = (KEPT + 1).next_multiple_of(8);
+    pub const SIZE: usize = (NAME + MAX_NAME / 8).next_multiple_of(8);
 }
 
 /// The words of a KEPT slot that differ from those of a reservation.

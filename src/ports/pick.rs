@@ -14,8 +14,11 @@ pub const COOLING: Msec = 5000;
 pub const PROBES: u32 = 64;
 
 /// The most ports one search looks at when it already has one that merely was used lately. A busy client
-/// keeps all its keys warm; the best of a few is nearly as old as the best of all, and far cheaper.
-const CHOICE: u32 = 8;
+/// keeps all its keys warm; the best of a few is nearly as old as the best of all, and far cheaper: each costs two
+/// cache misses. In a narrow range, where keys are soon used again, they are more.
+const fn choice(ports: u64) -> u32 {
+    if ports <= PROBES as u64 { 8 } else { 4 }
+}
 
 /// Accepted connections that one session may have on a key when it gets the key once more. A session needs
 /// one; the bound keeps a bucket short whatever a session does.
@@ -119,7 +122,9 @@ impl<M: Memory> Table<M> {
         let start = drawn % size;
         let mut best: Option<Pick> = None;
         for probe in 0..size.min(PROBES.into()) {
-            if probe >= CHOICE.into() && best.is_some_and(|best| best.blemish < Blemish::Taken) {
+            if probe >= choice(size).into()
+                && best.is_some_and(|best| best.blemish < Blemish::Taken)
+            {
                 break;
             }
             let offset = match probe {

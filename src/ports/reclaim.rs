@@ -92,16 +92,17 @@ impl<M: Memory> Table<M> {
         self.push_free(slot);
     }
 
-    /// Looks at the next few slots.
+    /// Looks at the next few of the slots that were ever used.
     pub(super) fn sweep(&mut self, reaper: &mut Reaper<'_>) {
-        let slots = self.slots.layout.slots;
-        let start = self.slots.memory.load(header::CURSOR) % u64::from(slots);
-        let mut slot = start as u32;
-        for _ in 0..SWEEP.min(slots) {
+        let used = self.used();
+        let mut cursor = self.slots.memory.load(header::CURSOR);
+        for _ in 0..SWEEP.min(used) {
+            let slot = u32::try_from(cursor).ok().filter(|slot| *slot < used);
+            let slot = slot.unwrap_or(0);
             self.reclaim_useless(slot, reaper);
-            slot = (slot + 1) % slots;
+            cursor = u64::from(slot) + 1;
         }
-        self.slots.memory.store(header::CURSOR, slot.into());
+        self.slots.memory.store(header::CURSOR, cursor);
     }
 
     /// Looks at every slot: O(n). Answers how many it freed.

@@ -130,6 +130,7 @@ impl<M: Memory> Table<M> {
         let slot = free.ok_or(ReserveError::NoSlot)?;
         let id = self.slots.new_id().ok_or(ReserveError::NoSlot)?;
         let key = Packed::key(pick.port, request.peer);
+        self.note_use(slot);
         self.unlist(slot);
         // A slot of the same key stays in the index where it is: other workers have that in their caches.
         if pick.slot.is_none() {

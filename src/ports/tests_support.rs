@@ -271,6 +271,8 @@ pub fn check(table: &mut Table<Shared>) {
             }
             assert_eq!(found, 1, "slot {slot} in the index");
         }
+        let was_used = state != State::Free || table.slots.when(slot) != 0;
+        assert!(!was_used || slot < table.used(), "slot {slot} is not swept");
         if matches!(state, State::Free | State::Kept) {
             continue;
         }

@@ -594,8 +594,8 @@ fn search_among_ports_used_lately_is_short() {
         .map(|_| bench.reserve(&request(ALICE), 1..=1000).unwrap().port)
         .map(u32::from)
         .sum();
-    // The oldest of a few among a thousand, not of all: of eight it is the 110th on average.
-    assert!((80..200).contains(&(given / 100)), "{}", given / 100);
+    // The oldest of a few among a thousand, not of all: of four it is the 200th on average.
+    assert!((120..300).contains(&(given / 100)), "{}", given / 100);
 }
 
 #[test]
@@ -770,8 +770,8 @@ fn each_reservation_looks_at_two_slots_in_turn() {
         bench.reserve(&later, 1..=60_000).unwrap();
         expired.push(bench.reclaimed.len());
     }
-    // Four reservations went past eight slots; the next sweep wraps around.
-    assert_eq!(expired, [0, 2, 4, 4, 4]);
+    // Slots that were never used are not looked at.
+    assert_eq!(expired, [2, 4, 4, 4, 4]);
     check(&mut bench.table);
 }
 
