@@ -19,8 +19,9 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_BAD_GATEWAY, NGX_STREAM_FORBIDDEN, NGX_STREAM_OK, SSL_SESSION, ngx_addr_t,
-    ngx_conf_t, ngx_int_t, ngx_log_t, ngx_peer_connection_t, ngx_post_event, ngx_posted_events,
-    ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
+    ngx_conf_t, ngx_connection_t, ngx_int_t, ngx_log_t, ngx_peer_connection_t, ngx_post_event,
+    ngx_posted_events, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t,
+    ngx_uint_t,
 };
 
 use super::active::{self, Other};
@@ -35,7 +36,7 @@ use super::socket::{self, set_reset_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
-use crate::ports::{Host, Reservation, Taken, Ticket, Verb, Way};
+use crate::ports::{Host, Reservation, Taken, Text, Ticket, Verb, Way};
 
 /// The state of a data connection.
 pub struct Data {
@@ -62,6 +63,8 @@ pub struct Data {
     resumed: *mut SSL_SESSION,
     /// The client has sent close_notify.
     notified: bool,
+    /// The server's leg ends with a reset, whatever ends it.
+    server_reset: bool,
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
@@ -109,6 +112,30 @@ impl Data {
     fn verb(&self) -> Option<Verb> {
         let ticket = self.taken?.ticket;
         self.zone()?.with(|table| table.verb(ticket))?
+    }
+
+    /// The client is to send a file.
+    fn is_upload(&self) -> bool {
+        let verb = self.verb();
+        let verb = verb.as_ref().map_or(b"".as_slice(), Text::as_bytes);
+        matches!(verb, b"STOR" | b"STOU" | b"APPE")
+    }
+
+    /// The server is to send a file or a listing.
+    fn is_download(&self) -> bool {
+        self.verb().is_some_and(|verb| !verb.as_bytes().is_empty()) && !self.is_upload()
+    }
+
+    /// The server's leg is to end with a reset. One on which the server sends already carries no file to it, and is left
+    /// as it is unless it was accepted: two system calls are worth a look.
+    unsafe fn expect_reset(&mut self, pc: *mut ngx_connection_t) {
+        // SAFETY: the leg is connected.
+        unsafe {
+            self.server_reset = self.other.is_some() || !socket::has_sent(pc);
+            if self.server_reset {
+                set_reset_at_close(pc, true);
+            }
+        }
     }
 
     /// The control session whose TLS session the client has to resume.
@@ -166,6 +193,7 @@ impl Data {
             unsafe_client: false,
             resumed: ptr::null_mut(),
             notified: false,
+            server_reset: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
         }
@@ -629,11 +657,11 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
     // SAFETY: the proxy calls it with an open connection; `s` is what `init` put there.
     unsafe {
         let pc = (*peer).connection;
-        set_reset_at_close(pc, true);
         guarded((*peer).log, (), || {
             let Some(data) = context::data(s.cast()) else {
                 return;
             };
+            data.expect_reset(pc);
             if let Some((zone, kept)) = data.kept() {
                 resume::renew_if_changed(
                     pc,
@@ -675,12 +703,13 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             let Some(data) = context::data(s) else {
                 return;
             };
-            let verb = data.verb();
-            let legs = Legs::of(data, verb.as_ref().map_or(b"", |verb| verb.as_bytes()));
+            let legs = Legs::of(data);
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
                 let pc = (*peer).connection;
-                set_reset_at_close(pc, !legs.server_has_all);
+                if data.server_reset == legs.server_has_all {
+                    set_reset_at_close(pc, !legs.server_has_all);
+                }
                 if legs.server_has_all && !(*pc).ssl.is_null() && !socket::has_ended(pc) {
                     linger::take_over(pc);
                 }
@@ -707,8 +736,9 @@ impl Legs {
 
     /// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read
     /// is with the kernel. Then the other side has everything. Toward a side that has not ended, that is so
-    /// only if nothing came from it, and by its `verb` it is not the one that had something to send.
-    unsafe fn of(data: &Data, verb: &[u8]) -> Self {
+    /// only if nothing came from it, and it is not the one that had something to send, by the transfer command; a
+    /// server that has sent does not receive.
+    unsafe fn of(data: &Data) -> Self {
         let (s, tls) = (data.s, data.tls);
         let none = Self {
             client_has_all: false,
@@ -739,11 +769,10 @@ impl Legs {
             if buffered || !(client_ended || server_ended) {
                 return none;
             }
-            let upload = matches!(verb, b"STOR" | b"STOU" | b"APPE");
-            let download = !upload && !verb.is_empty();
+            let (from_client, from_server) = ((*s).received != 0, upstream.received != 0);
             Self {
-                client_has_all: server_ended || (!download && upstream.received == 0),
-                server_has_all: client_ended || (!upload && (*s).received == 0),
+                client_has_all: server_ended || !(from_server || data.is_download()),
+                server_has_all: client_ended || !(from_client || !from_server && data.is_upload()),
             }
         }
     }

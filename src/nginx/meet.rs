@@ -117,8 +117,11 @@ pub unsafe fn wait(s: *mut ngx_stream_session_t, reservation: &Taken) -> bool {
     }
 }
 
-/// The session waits no more.
+/// The session waits no more, if it ever did.
 pub fn forget(own: &Taken) {
+    if !matches!(own.way, Way::FromClient | Way::FromServer) {
+        return;
+    }
     WAITING.with_borrow_mut(|waiting| waiting.remove(&Key::own(own)));
 }
 

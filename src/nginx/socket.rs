@@ -182,6 +182,22 @@ pub unsafe fn is_reset(c: *mut ngx_connection_t) -> bool {
     peeked < 0 && error.kind() != std::io::ErrorKind::WouldBlock
 }
 
+/// Whether bytes of the peer, in clear, are there to be read, as far as the event loop has seen.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn has_sent(c: *mut ngx_connection_t) -> bool {
+    let mut bytes: i32 = 0;
+    // SAFETY: the caller's promise; the call writes one number.
+    unsafe {
+        (*c).ssl.is_null()
+            && (*(*c).read).ready() == 1
+            && libc::ioctl((*c).fd, libc::FIONREAD, &raw mut bytes) == 0
+            && bytes > 0
+    }
+}
+
 /// Whether anything went wrong on the connection; over TLS, unless its peer has `notified` the end, also
 /// where TLS stops short.
 ///
