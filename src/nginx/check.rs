@@ -151,13 +151,13 @@ unsafe fn check_server_tls(
                 zones.push(conf.ctrl);
                 // Between control connections it would spend tickets that are meant for data connections, and let
                 // the server take one user's for another's.
-                let conf = (*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
+                let conf = conf_of((*core).ctx);
                 (*conf).resumes_tls = stock::take_session_reuse((*core).ctx);
             }
         }
         for &core in servers {
             let ctx = (*core).ctx;
-            let conf = (*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>();
+            let conf = conf_of(ctx);
             if !(*conf).is_data() {
                 continue;
             }
@@ -247,23 +247,31 @@ unsafe fn check_listen(cf: *mut ngx_conf_t, listen: &Listen) -> Option<()> {
 
 unsafe fn of_server<'a>(core: *mut ngx_stream_core_srv_conf_t) -> &'a SrvConf {
     // SAFETY: every server has our configuration.
-    unsafe { &*(*(*(*core).ctx).srv_conf.add(ctx_index())).cast::<SrvConf>() }
+    unsafe { &*conf_of((*core).ctx) }
 }
 
-/// Our configuration of the (default) server at a listening address.
+/// The context of the (default) server at a listening address.
 ///
 /// # Safety
 ///
 /// `served` is part of a cycle's listening socket.
-pub unsafe fn of_address<'a>(served: &nginx_sys::ngx_stream_addr_conf_t) -> &'a SrvConf {
+pub unsafe fn server_at(served: &nginx_sys::ngx_stream_addr_conf_t) -> *mut ngx_stream_conf_ctx_t {
+    #[cfg(nginx_listen_in_ports)]
+    // SAFETY: every address has a default server.
+    let ctx = unsafe { (*served.default_server).ctx };
+    #[cfg(not(nginx_listen_in_ports))]
+    let ctx = served.ctx;
+    ctx
+}
+
+/// Our configuration of a server.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block.
+pub unsafe fn conf_of(ctx: *mut ngx_stream_conf_ctx_t) -> *mut SrvConf {
     // SAFETY: every server has our configuration.
-    unsafe {
-        #[cfg(nginx_listen_in_ports)]
-        let ctx = (*served.default_server).ctx;
-        #[cfg(not(nginx_listen_in_ports))]
-        let ctx = served.ctx;
-        &*(*(*ctx).srv_conf.add(ctx_index())).cast::<SrvConf>()
-    }
+    unsafe { (*(*ctx).srv_conf.add(ctx_index())).cast() }
 }
 
 unsafe fn wrong(cf: *mut ngx_conf_t, conf: &SrvConf, text: impl Display) -> Option<()> {

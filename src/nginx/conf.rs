@@ -17,6 +17,7 @@ use nginx_sys::{
 use ngx::ngx_conf_log_error;
 
 use super::data;
+use super::listener::Inherited;
 use super::module::hidden_upstream;
 use super::stock::{self, CONF_ERROR, CONF_OK, core_conf};
 use super::zone::{self, MIN_RESERVATIONS, Zone};
@@ -58,6 +59,8 @@ pub struct SrvConf {
     tls_close_notify: ngx_uint_t,
     /// `proxy_ssl_session_reuse` of a control server, for its data connections.
     pub(super) resumes_tls: bool,
+    /// Of a data server: what its connections have from their listening sockets.
+    pub(super) inherited: Inherited,
     /// `ftp_proxy_auth_tls`.
     pub proxy_auth_tls: ngx_flag_t,
     /// `ftp_original_dst`.

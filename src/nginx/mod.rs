@@ -25,8 +25,9 @@
 //! | `stock` | what we borrow of the stock proxy |
 //! | `context` | what hangs on an nginx session |
 //! | `address` | `sockaddr` in and out |
+//! | `listener` | what accepted sockets inherit |
 //! | `socket` | questions to sockets: peers, the original destination |
-//! | `log` | lines in the log, out of the way
+//! | `log` | lines in the log, out of the way |
 //! | `guard` | no panic leaves an entry point |
 
 mod active;
@@ -41,6 +42,7 @@ mod dialled;
 mod guard;
 mod input;
 mod linger;
+mod listener;
 mod log;
 mod meet;
 mod module;

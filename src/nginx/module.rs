@@ -18,7 +18,7 @@ use super::conf::{self, MainConf, SrvConf};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
-use super::{check, control, data, dialled, meet, socket, tls, variables, zone};
+use super::{check, control, data, dialled, listener, meet, tls, variables, zone};
 
 ngx::ngx_modules!(ngx_stream_ftp_proxy_module);
 
@@ -270,7 +270,9 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         // SAFETY: the new cycle's sockets and log are open.
         unsafe {
             meet::agree_on_password((*cycle).log);
-            socket::make_listeners_transparent(cycle);
+            listener::make_transparent(cycle);
+            listener::prepare(cycle);
+            listener::clean_up_after(cycle);
         }
     });
     NGX_OK as ngx_int_t
@@ -285,6 +287,8 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
         unsafe {
             control::restore_filters();
             zone::reclaim_all(cycle);
+            // Once more: a module of another file that an old configuration had may have cleaned them.
+            listener::prepare(cycle);
         }
     });
     NGX_OK as ngx_int_t

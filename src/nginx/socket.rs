@@ -4,22 +4,17 @@
 //! original one. TPROXY changes nothing: the accepted socket itself has the address that was dialled, provided the
 //! listening one is transparent.
 
-use std::io;
-use std::mem::{self, MaybeUninit, size_of};
+use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
+use std::{io, ptr};
 
-use super::log::ngx_log_error;
 use libc::{IPPROTO_IP, IPPROTO_IPV6, SO_LINGER, SOL_SOCKET, linger, sockaddr_storage, socklen_t};
 use nginx_sys::{
-    NGX_LOG_NOTICE, NGX_OK, SSL_has_pending, ngx_connection_local_sockaddr, ngx_connection_t,
-    ngx_cycle_t, ngx_int_t, ngx_listening_t, ngx_log_t, ngx_stream_init_connection,
-    ngx_stream_port_t,
+    NGX_OK, SSL_has_pending, ngx_connection_local_sockaddr, ngx_connection_t, ngx_int_t,
 };
 
 use super::address;
-use super::check;
-use super::conf::SrvConf;
 use crate::ports::Host;
 
 /// Where the socket itself is, also behind a wildcard listener. nginx asks the kernel once.
@@ -69,17 +64,17 @@ pub unsafe fn dialled(c: *mut ngx_connection_t) -> Option<SocketAddr> {
 }
 
 /// Sets or takes IP_TRANSPARENT of a socket whose own address, as the kernel has it, is `local`.
-unsafe fn set_transparent(fd: i32, local: &SocketAddr, on: bool) -> io::Result<()> {
+///
+/// # Safety
+///
+/// The socket is open.
+pub unsafe fn set_transparent(fd: i32, local: &SocketAddr, on: bool) -> io::Result<()> {
     let (level, option) = match local {
         SocketAddr::V4(_) => (IPPROTO_IP, libc::IP_TRANSPARENT),
         SocketAddr::V6(_) => (IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
     };
-    let value = i32::from(on);
-    // SAFETY: an open socket; the option has the size that is told.
-    match unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), 4) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    // SAFETY: an open socket; the option is a number.
+    unsafe { set_option(fd, level, option, &i32::from(on)) }
 }
 
 /// The server that the client meant, if it is another machine: connecting to this one would be a loop.
@@ -275,20 +270,9 @@ const TCP_CLOSE: u8 = 7;
 ///
 /// `c` is an open connection.
 pub unsafe fn set_reset_at_close(c: *mut ngx_connection_t, reset: bool) {
-    let now = linger {
-        l_onoff: reset.into(),
-        l_linger: 0,
-    };
-    // SAFETY: the option has the size that is told.
+    // SAFETY: the caller's promise.
     unsafe {
-        let size = mem::size_of::<linger>() as socklen_t;
-        libc::setsockopt(
-            (*c).fd,
-            SOL_SOCKET,
-            SO_LINGER,
-            (&raw const now).cast(),
-            size,
-        );
+        let _ = set_reset((*c).fd, reset);
         if let Some(ssl) = (*c).ssl.as_mut() {
             ssl.set_no_wait_shutdown(reset.into());
             ssl.set_no_send_shutdown(reset.into());
@@ -296,63 +280,31 @@ pub unsafe fn set_reset_at_close(c: *mut ngx_connection_t, reset: bool) {
     }
 }
 
-/// Lets the listening sockets of servers with `ftp_original_dst` accept connections that a TPROXY rule hands
-/// them. nginx itself has no parameter for that. Needs CAP_NET_ADMIN, which the master has; without it only
-/// TPROXY does not work.
+/// SO_LINGER of a socket: with it on, and no time to linger, closing sends a reset.
 ///
 /// # Safety
 ///
-/// Called in the master with its new cycle.
-pub unsafe fn make_listeners_transparent(cycle: *mut ngx_cycle_t) {
-    // SAFETY: the listening sockets of the cycle are open.
-    unsafe {
-        let listening: &mut [ngx_listening_t] = (*cycle).listening.as_slice_mut();
-        for listener in listening {
-            let ours = listener.handler.is_some_and(|handler| {
-                handler as usize == ngx_stream_init_connection as *const () as usize
-            });
-            if ours && listener.fd >= 0 && serves_original_dst(listener) {
-                make_transparent(listener, (*cycle).log);
-            }
-        }
-    }
+/// The socket is open.
+pub unsafe fn set_reset(fd: RawFd, on: bool) -> io::Result<()> {
+    let now = linger {
+        l_onoff: on.into(),
+        l_linger: 0,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { set_option(fd, SOL_SOCKET, SO_LINGER, &now) }
 }
 
-unsafe fn make_transparent(listener: &ngx_listening_t, log: *mut ngx_log_t) {
-    // SAFETY: an open socket with its address, which of a unix socket is none that counts.
-    unsafe {
-        let Some(local) = address::read(listener.sockaddr) else {
-            return;
-        };
-        if let Err(error) = set_transparent(listener.fd, &local, true) {
-            let name = &listener.addr_text;
-            ngx_log_error!(
-                NGX_LOG_NOTICE,
-                log,
-                "TPROXY is not possible on {name}: {error}"
-            );
-        }
-    }
-}
-
-/// Whether a server on the socket has `ftp_original_dst` and is one of ours.
-unsafe fn serves_original_dst(listener: &ngx_listening_t) -> bool {
-    // SAFETY: nginx's stream listeners have a `ngx_stream_port_t` with addresses of the socket's family.
-    unsafe {
-        let port = listener.servers.cast::<ngx_stream_port_t>();
-        let wants = |conf: &SrvConf| conf.original_dst() && (conf.is_data() || conf.is_control());
-        (0..(*port).naddrs).any(|i| {
-            let served = match i32::from((*listener.sockaddr).sa_family) {
-                libc::AF_INET6 => {
-                    let addrs = (*port).addrs.cast::<nginx_sys::ngx_stream_in6_addr_t>();
-                    &(*addrs.add(i)).conf
-                }
-                _ => {
-                    let addrs = (*port).addrs.cast::<nginx_sys::ngx_stream_in_addr_t>();
-                    &(*addrs.add(i)).conf
-                }
-            };
-            wants(check::of_address(served))
-        })
+/// Sets an option.
+///
+/// # Safety
+///
+/// The socket is open, and the option's value is a `T`.
+pub unsafe fn set_option<T>(fd: RawFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+    let size = size_of::<T>() as socklen_t;
+    let place = ptr::from_ref(value).cast();
+    // SAFETY: the caller's promise.
+    match unsafe { libc::setsockopt(fd, level, option, place, size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
