@@ -34,6 +34,8 @@ mod queue;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_endings;
+#[cfg(test)]
 mod tests_modes;
 #[cfg(test)]
 mod tests_modes_order;
@@ -54,7 +56,7 @@ pub use modes::{ClientModes, Mode, Modes, ServerMode};
 use protection::{Answer, Protection};
 pub use protection::{AuthTls, ServerTls};
 pub use queue::MAX_OUTSTANDING;
-use queue::{Expected, Queue};
+use queue::{Expected, Progress, Queue};
 pub use upgrade::{AUTH_TLS, MAX_GREETING, Refusal, Step, Upgrade};
 
 /// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
@@ -339,7 +341,7 @@ impl Session {
             }
             Command::Transfer(transfer) => {
                 self.note_transfer(transfer, actions);
-                Expected::Transfer { started: false }
+                Expected::Transfer(Progress::Asked)
             }
             Command::Abor => Expected::Abor { optional: false },
             // Some servers answer 500, some nothing: nobody could tell which reply is whose.
@@ -381,7 +383,7 @@ impl Session {
         };
         self.queue.push(expected);
         actions.forward(line);
-        if matches!(expected, Expected::Transfer { .. }) && std::mem::take(&mut self.dialled) {
+        if matches!(expected, Expected::Transfer(_)) && std::mem::take(&mut self.dialled) {
             actions.dial();
         }
     }
@@ -513,7 +515,7 @@ impl Session {
         if code.is_passive() || (yes && self.queue.takes_as_passive(code)) {
             self.passive_reply(code, &held, actions);
         } else if code.is_preliminary() {
-            self.queue.preliminary();
+            self.queue.preliminary(code);
         } else if code.number() != 421 && self.queue.takes_as_data(code) {
             self.queue.take(code);
             self.agreed(code, &held, actions);

@@ -1,5 +1,9 @@
 //! Which command the next reply answers. Replies come in the order of the commands (RFC 959 5.4), with
 //! the exceptions that live here: ABOR, STAT during a transfer, and servers that lose one.
+//!
+//! A reply is optional, may come or stay out, where the server has said as much already: that of ABOR behind the one
+//! to its transfer, and the final one of a transfer behind a second 150. Such a reply is known by its code. Any other
+//! code tells that it has stayed out, if there is a command behind that the code can belong to.
 
 use std::collections::VecDeque;
 
@@ -13,6 +17,18 @@ pub const MAX_OUTSTANDING: usize = 4096;
 /// Entries for which an idle session keeps memory.
 const KEPT: usize = 16;
 
+/// What the server has said to a transfer command so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing.
+    Asked,
+    /// 150 or 125.
+    Started,
+    /// 150 or 125 twice: a command gets one 1yz (RFC 959 5.4), and Pure-FTPd says no more to a download that the
+    /// client has broken off. The final reply may stay out.
+    Over,
+}
+
 /// A reply that is still to come, by what it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -24,11 +40,8 @@ pub enum Expected {
     Data(Mode),
     /// EPSV ALL.
     EpsvAll,
-    /// A transfer command; its 1yz has come or not.
-    Transfer {
-        /// 1yz has come.
-        started: bool,
-    },
+    /// A transfer command.
+    Transfer(Progress),
     /// ABOR; `optional` once the transfer it stops has taken a reply, for some servers send one
     /// for both.
     Abor {
@@ -62,8 +75,22 @@ pub enum Expected {
 }
 
 impl Expected {
+    /// Whether it may stay out.
     fn is_optional(self) -> bool {
-        self == Self::Abor { optional: true }
+        matches!(
+            self,
+            Self::Abor { optional: true } | Self::Transfer(Progress::Over)
+        )
+    }
+
+    /// Whether a final reply that may stay out has come with this code, though it could be that to another command.
+    /// Servers that know no ABOR refuse it, but more of them refuse what comes next: an entry that is gone too early
+    /// does less harm than one that stays, for at the latest where nothing is outstanding all is well again.
+    fn fits(self, code: Code) -> bool {
+        match self {
+            Self::Transfer(_) => matches!(code.number(), 226 | 426),
+            _ => matches!(code.number(), 225 | 226),
+        }
     }
 }
 
@@ -111,7 +138,7 @@ impl Queue {
             matches!(
                 entry,
                 Expected::Data(_)
-                    | Expected::Transfer { .. }
+                    | Expected::Transfer(Progress::Asked | Progress::Started)
                     | Expected::Login
                     | Expected::Secret
                     | Expected::Prot { .. }
@@ -129,22 +156,23 @@ impl Queue {
 
     /// Whether a final reply with this code would be.
     pub fn takes_as_data(&self, code: Code) -> bool {
-        self.awaits_data_next() && !self.takes_as_abor(code)
+        self.awaits_data_next() && !self.takes_as_optional(code)
     }
 
     /// Whether a final reply with this code answers a command of the proxy's own.
     pub fn takes_as_own(&self, code: Code) -> bool {
-        self.awaits_own_next() && !self.takes_as_abor(code)
+        self.awaits_own_next() && !self.takes_as_optional(code)
     }
 
     /// Whether a final reply with this code answers PASV or EPSV.
     pub fn takes_as_passive(&self, code: Code) -> bool {
-        self.awaits_passive_next() && !self.takes_as_abor(code)
+        self.awaits_passive_next() && !self.takes_as_optional(code)
     }
 
-    fn takes_as_abor(&self, code: Code) -> bool {
-        let abor = self.entries.front().is_some_and(|head| head.is_optional());
-        abor && self.fits_abor(code)
+    /// Whether a final reply with this code is one that may have stayed out.
+    fn takes_as_optional(&self, code: Code) -> bool {
+        let mut optional = self.entries.iter().take_while(|entry| entry.is_optional());
+        optional.any(|entry| entry.fits(code))
     }
 
     /// Whether the next reply answers FEAT.
@@ -178,44 +206,44 @@ impl Queue {
     }
 
     /// A 1yz has come: what it belongs to stays at the head.
-    pub fn preliminary(&mut self) {
-        self.drop_unanswered(false);
-        if let Some(Expected::Transfer { started }) = self.entries.front_mut() {
-            *started = true;
+    pub fn preliminary(&mut self, code: Code) {
+        self.drop_unanswered(None);
+        // Restart markers (RFC 959 3.5) come as often as the server likes.
+        if code.number() == 110 {
+            return;
+        }
+        if let Some(Expected::Transfer(progress)) = self.entries.front_mut() {
+            *progress = match progress {
+                Progress::Asked => Progress::Started,
+                _ => Progress::Over,
+            };
         }
     }
 
     /// A final reply has come: what it answers leaves the queue. `None` where nothing waits for one.
     pub fn take(&mut self, code: Code) -> Option<Expected> {
-        let number = code.number();
-        self.drop_unanswered(self.fits_abor(code));
+        self.drop_unanswered(Some(code));
         match *self.entries.front()? {
             // A reply that nobody asked for, and a local one that waits for its end.
             Expected::Local(_) => None,
             // A greeting that is none; the real one is still to come.
             Expected::Greeting if code.is_passive() => None,
-            Expected::Transfer { started: true } if matches!(number, 211..=213) => {
+            Expected::Transfer(Progress::Started | Progress::Over)
+                if matches!(code.number(), 211..=213) =>
+            {
                 let place = self.place_of(|entry| *entry == Expected::Stat);
                 self.remove(place.unwrap_or(0))
             }
-            Expected::Transfer { .. } => {
-                let abor = |entry: &&mut Expected| matches!(entry, Expected::Abor { .. });
-                if let Some(entry) = self.entries.iter_mut().find(abor) {
-                    *entry = Expected::Abor { optional: true };
+            // The reply may be the only one to every ABOR behind it, too.
+            Expected::Transfer(_) | Expected::Abor { optional: true } => {
+                for entry in &mut self.entries {
+                    if matches!(entry, Expected::Abor { .. }) {
+                        *entry = Expected::Abor { optional: true };
+                    }
                 }
                 self.remove(0)
             }
             _ => self.remove(0),
-        }
-    }
-
-    /// Whether an ABOR that may stay without a reply has it here. A refusal of something that is being agreed on
-    /// is taken for one: nothing else would be read without it.
-    fn fits_abor(&self, code: Code) -> bool {
-        match code.number() {
-            225 | 226 => true,
-            500 | 502 => !self.awaits_data_next(),
-            _ => false,
         }
     }
 
@@ -247,12 +275,13 @@ impl Queue {
         }
     }
 
-    /// Drops an ABOR at the head that may stay without a reply, where this one does not fit it and can belong
-    /// to another command.
-    fn drop_unanswered(&mut self, fits: bool) {
+    /// Drops what is at the head and may stay without a reply, where this one, final if it has a code, does not fit
+    /// it and can belong to another command.
+    fn drop_unanswered(&mut self, code: Option<Code>) {
         let local = |entry: &Expected| matches!(entry, Expected::Local(_));
         while let Some(&head) = self.entries.front() {
             let another = self.entries.iter().skip(1).any(|entry| !local(entry));
+            let fits = code.is_some_and(|code| head.fits(code));
             if !head.is_optional() || !another || fits {
                 return;
             }
@@ -266,10 +295,36 @@ impl Queue {
 
     fn remove(&mut self, place: usize) -> Option<Expected> {
         let entry = self.entries.remove(place);
-        if self.entries.is_empty() && self.entries.capacity() > KEPT {
-            // Memory is there while it is needed: most sessions idle.
-            self.entries = VecDeque::new();
+        let left = self.entries.len();
+        if left <= 1 && self.entries.capacity() > KEPT {
+            // Memory is there while it is needed: most sessions idle, with a reply perhaps that never comes.
+            self.entries.shrink_to(left);
         }
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ftp::ReplyReader;
+    use crate::ftp::reply::Piece;
+
+    fn code(text: &str) -> Code {
+        match ReplyReader::default().next(&mut text.as_bytes(), true) {
+            Some(Piece::Begin(code)) => code,
+            piece => panic!("{piece:?}"),
+        }
+    }
+
+    #[test]
+    fn memory_of_a_flood_is_given_back_though_a_reply_may_still_come() {
+        let mut queue = Queue::default();
+        queue.push(Expected::Transfer(Progress::Asked));
+        (0..2).for_each(|_| queue.preliminary(code("150 x\r\n")));
+        (0..1000).for_each(|_| queue.push(Expected::Local(Local::NoAuth)));
+        while queue.next_local().is_some() {}
+        assert_eq!(queue.entries, [Expected::Transfer(Progress::Over)]);
+        assert!(queue.entries.capacity() <= KEPT);
     }
 }

@@ -183,7 +183,7 @@ fn play_chunked(dialogue: &[Side<'_>], chunk: usize) -> Played {
 }
 
 /// Plays the dialogue whole and in pieces of 1 to 7 bytes; the outcome must be the same.
-fn play(dialogue: &[Side<'_>]) -> Played {
+pub(super) fn play(dialogue: &[Side<'_>]) -> Played {
     let whole = play_chunked(dialogue, usize::MAX);
     for chunk in 1..8 {
         let split = play_chunked(dialogue, chunk);

@@ -83,7 +83,7 @@ ACTIVE_SMOKE = (
     ("Net::FTP", "plain", "C", "proftpd", servers.PLAIN, "PORT from IPv4 to passive IPv6", None),
     ("lftp", "explicit", "P", "proftpd", servers.EXPLICIT_STRICT, "PORT", "TLSv1.3"),
     ("curl", "explicit", "C", "vsftpd", servers.EXPLICIT, "PORT", "TLSv1.2"),
-    ("ftplib", "implicit", "P", "vsftpd", servers.EXPLICIT_STRICT, "PASV to active", "TLSv1.2"),
+    ("ftplib", "implicit", "P", "pure-ftpd", servers.EXPLICIT_STRICT, "PASV to active", "TLSv1.2"),
 )
 
 
@@ -107,9 +107,6 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
             # An active client begins TLS when the server has connected, and this one does that early.
             if self.client.hurries and not self.mode.active or not direct:
                 return "the server resets a data connection on which TLS begins before the transfer command"
-        translated = self.mode.server_active and not self.mode.active
-        if translated and self.kind.ends_with_150 and "break" in self.client.verbs(self.leg):
-            return "the proxy takes the reply after the server's last 150 for the end of a transfer broken off"
         if not direct or not self.private:
             return None
         # Both have TLS 1.3 then.

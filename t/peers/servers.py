@@ -36,7 +36,6 @@ class Server:
     settings = (PLAIN,)  # those it can have
     tls = False  # it offers AUTH TLS even as PLAIN
     demands_resumption = False  # it can, and does where it is strict
-    ends_with_150 = False  # a second one is its last reply to a download that the client breaks off
     waits_for_command = False  # it resets data connections on which TLS begins before the transfer command
 
     def __init__(self, folder, address, setting, certificate, context):
@@ -206,7 +205,6 @@ class PureFtpd(Server):
     lacks = frozenset({"abort"})  # gives one reply to a transfer and its ABOR; Net::FTP waits for the second
     settings = (PLAIN, OFFERED, EXPLICIT, EXPLICIT_STRICT)
     tls = True
-    ends_with_150 = True
 
     def command(self):
         users = self.folder / "users.pdb"

@@ -562,7 +562,7 @@ enum Answer {
     Port(Mode),
 }
 
-const COMMANDS: [(&str, Answer); 22] = [
+const COMMANDS: [(&str, Answer); 23] = [
     ("NOOP\r\n", Answer::Server(&["200 %\r\n"])),
     ("USER joe\r\n", Answer::Server(&["331 %\r\n"])),
     (
@@ -585,6 +585,10 @@ const COMMANDS: [(&str, Answer); 22] = [
     (
         "STOR b\r\n",
         Answer::Server(&["125-%\r\n125 go\r\n", "110 %\r\n", "226-%\r\n226\n"]),
+    ),
+    (
+        "RETR broken\r\n",
+        Answer::Server(&["150-%\r\n150 go\r\n", "150 %\r\n"]),
     ),
     (
         "STAT c\r\n",
