@@ -83,9 +83,11 @@ def append(local, remote):
 
 
 def break_off(remote, local):
-    """Closes the data connection after the first bytes."""
+    """Closes the data connection after the first bytes. Pure-FTPd writes 128 KiB at once and sends no reply at all to
+    a download that ends within the first of them."""
     with ftp.transfercmd(f"RETR {remote}") as data, open(local, "wb") as out:
-        out.write(data.recv(1000))
+        while out.tell() <= 128 << 10 and (some := data.recv(1000)):
+            out.write(some)
     try:
         ftp.voidresp()
     except ftplib.Error as error:
