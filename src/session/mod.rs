@@ -424,7 +424,9 @@ impl Session {
     fn begin(&mut self, code: Code) {
         self.treatment = match code.number() {
             227 | 229 => Treatment::Hold,
-            100..=199 if self.queue.awaits_data_next() => Treatment::Drop,
+            100..=199 if self.queue.awaits_data_next() || self.queue.awaits_own_next() => {
+                Treatment::Drop
+            }
             200..=420 | 422.. if self.queue.takes_as_data(code) => Treatment::Hold,
             // 421 is nobody's answer: the server says goodbye.
             200..=420 | 422.. if self.queue.takes_as_own(code) => Treatment::Drop,
@@ -535,7 +537,10 @@ impl Session {
             actions.release();
         }
         match answered {
-            Some(Expected::Login | Expected::Secret) if matches!(code, 230 | 232) => {
+            // Some servers greet with 230: nobody need log in.
+            Some(Expected::Greeting | Expected::Login | Expected::Secret)
+                if matches!(code, 230 | 232) =>
+            {
                 self.ask_for_protection(actions);
             }
             Some(Expected::Data(_)) => self.abandon(actions),
@@ -585,13 +590,17 @@ impl Session {
 
     /// A 227 or 229 that answers no PASV or EPSV.
     fn unexpected(&mut self, code: Code, actions: &mut impl Actions) {
-        match self.queue.take(code) {
-            Some(Expected::Data(_)) => self.agreed(code, b"", actions),
-            Some(_) => {
-                actions.note(Note::UnexpectedPassive(code.number()));
-                actions.reply(Local::NoDataConnection.line());
+        let taken = self.queue.take(code);
+        if let Some(Expected::Data(_)) = taken {
+            return self.agreed(code, b"", actions);
+        }
+        actions.note(Note::UnexpectedPassive(code.number()));
+        match taken {
+            Some(Expected::OwnProt { private: true }) => {
+                actions.note(Note::NoPrivateData(code.number()));
             }
-            None => actions.note(Note::UnexpectedPassive(code.number())),
+            Some(Expected::OwnProt { .. } | Expected::OwnPbsz) | None => {}
+            Some(_) => actions.reply(Local::NoDataConnection.line()),
         }
     }
 

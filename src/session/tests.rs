@@ -1059,3 +1059,49 @@ fn pasv_pipelined_behind_the_login_is_not_in_clear() {
     );
     assert!(played.client.ends_with("502 Command not implemented.\r\n"));
 }
+
+#[test]
+fn passive_reply_to_the_proxys_own_command_is_swallowed() {
+    let terms = Terms {
+        server_tls: ServerTls::Explicit,
+        ..offering(AuthTls::Off)
+    };
+    for replies in [
+        "227 x (10,0,0,5,195,80)\r\n200 ok\r\n",
+        "200 ok\r\n229 x (|||6446|)\r\n",
+        "150 x\r\n200 ok\r\n100-x\r\n100 y\r\n200 ok\r\n",
+    ] {
+        let dialogue = [
+            s(HI),
+            c("USER a\r\n"),
+            s("230 in\r\n"),
+            s(replies),
+            c("NOOP\r\nAUTH TLS\r\n"),
+            s("200 noop\r\n"),
+        ];
+        let played = play_tls(terms, &dialogue);
+        let no = "502 AUTH is not available.\r\n";
+        assert_eq!(played.client, format!("{HI}230 in\r\n200 noop\r\n{no}"));
+        let refused = "server refused \"PROT P\" with 229: its data connections are in clear";
+        let is_told = played.events.contains(&refused.to_owned());
+        assert_eq!(is_told, replies.contains("229"), "{:?}", played.events);
+    }
+}
+
+#[test]
+fn greeting_may_be_the_login() {
+    let terms = Terms {
+        server_tls: ServerTls::Implicit,
+        ..offering(AuthTls::Off)
+    };
+    let dialogue = [
+        s("230 in\r\n"),
+        s("200 PBSZ=0\r\n"),
+        c("PASV\r\n"),
+        s("200 private\r\n227 (10,0,0,5,195,80)\r\n"),
+    ];
+    let played = play_tls(terms, &dialogue);
+    assert_eq!(played.server, "PBSZ 0\r\nPROT P\r\nPASV\r\n");
+    assert_eq!(played.client, "230 in\r\n227 (203,0,113,5,39,16)\r\n");
+    assert_eq!(played.events, ["reserve 10.0.0.5:50000 server-tls"]);
+}
