@@ -349,14 +349,14 @@ impl Session {
             Command::Stat => Expected::Stat,
             Command::Feat => Expected::Feat,
             Command::Auth(mechanism) => {
-                let local = self.protection.auth(mechanism);
+                let local = self.protect(|protection| protection.auth(mechanism), actions);
                 return self.answer(local, actions);
             }
             Command::Pbsz(size) => match self.protection.pbsz(size) {
                 Answer::Local(local) => return self.answer(local, actions),
                 _ => Expected::Plain,
             },
-            Command::Prot(level) => match self.protection.prot(level) {
+            Command::Prot(level) => match self.protect(|own| own.prot(level), actions) {
                 Answer::Local(local) => return self.answer(local, actions),
                 Answer::Both { private } => Expected::Prot { private },
                 Answer::Pass => Expected::Plain,
@@ -386,6 +386,21 @@ impl Session {
         if matches!(expected, Expected::Transfer(_)) && std::mem::take(&mut self.dialled) {
             actions.dial();
         }
+    }
+
+    /// Does what may change how data connections are protected. One that was reserved as it was before is not used
+    /// any more: the client takes it for what it is now, and the server too.
+    fn protect<T>(
+        &mut self,
+        change: impl FnOnce(&mut Protection) -> T,
+        actions: &mut impl Actions,
+    ) -> T {
+        let before = self.protection.of_data();
+        let result = change(&mut self.protection);
+        if self.protection.of_data() != before {
+            self.forget(actions);
+        }
+        result
     }
 
     fn note_transfer(&mut self, transfer: Transfer<'_>, actions: &mut impl Actions) {
@@ -545,7 +560,9 @@ impl Session {
             }
             Some(Expected::Data(_)) => self.abandon(actions),
             Some(Expected::EpsvAll) if !yes => self.epsv_all = false,
-            Some(Expected::Prot { private }) if yes => self.protection.agreed(private),
+            Some(Expected::Prot { private }) if yes => {
+                self.protect(|protection| protection.agreed(private), actions);
+            }
             Some(Expected::OwnProt { private }) if yes => self.protection.server_agreed(private),
             Some(Expected::OwnProt { private: true }) => actions.note(Note::NoPrivateData(code)),
             _ => {}

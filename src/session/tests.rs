@@ -892,7 +892,9 @@ fn prot_decides_over_data_connections() {
         [
             "start tls",
             "reserve 10.0.0.5:50000",
+            "release",
             "reserve 10.0.0.5:50001 tls",
+            "release",
             "reserve 10.0.0.5:50002"
         ]
     );
@@ -1104,4 +1106,50 @@ fn greeting_may_be_the_login() {
     assert_eq!(played.server, "PBSZ 0\r\nPROT P\r\nPASV\r\n");
     assert_eq!(played.client, "230 in\r\n227 (203,0,113,5,39,16)\r\n");
     assert_eq!(played.events, ["reserve 10.0.0.5:50000 server-tls"]);
+}
+
+#[test]
+fn what_was_reserved_is_not_used_as_it_is_no_longer_protected_or_not() {
+    let passive = "227 (10,0,0,5,195,80)\r\n";
+    // The proxy answers.
+    for (auth, prot, dies) in [
+        ("AUTH TLS\r\n", "PBSZ 0\r\nPROT C\r\n", false),
+        ("AUTH TLS\r\n", "PBSZ 0\r\nPROT P\r\n", true),
+        ("AUTH SSL\r\n", "", true),
+    ] {
+        let mut outside = Outside::default();
+        let mut session = Session::new(Terms {
+            data_tls_required: prot.contains('P') && dies,
+            ..offering(AuthTls::On)
+        });
+        let clear = [s(HI), c("PASV\r\n"), s(passive), c(auth)];
+        play_with(&mut session, &mut outside, &clear, 5);
+        session.secured();
+        play_with(&mut session, &mut outside, &[c(prot), c("RETR a\r\n")], 5);
+        let died = outside.events.contains(&"release".to_owned());
+        assert_eq!(died, dies, "{auth}{prot}: {:?}", outside.events);
+    }
+    // The server answers.
+    for (prot, answer, dies) in [
+        ("PROT C\r\n", "200 ok\r\n", true),
+        ("PROT C\r\n", "534 no\r\n", false),
+        ("PROT P\r\n", "200 ok\r\n", false),
+    ] {
+        let terms = Terms {
+            server_tls: ServerTls::Explicit,
+            implicit_tls: true,
+            ..offering(AuthTls::Off)
+        };
+        let dialogue = [
+            s(HI),
+            c("PBSZ 0\r\nPROT P\r\nPASV\r\n"),
+            s("200 ok\r\n200 ok\r\n"),
+            s(passive),
+            c(prot),
+            s(answer),
+        ];
+        let played = play_tls(terms, &dialogue);
+        let dead = played.events.last().unwrap() == "release";
+        assert_eq!(dead, dies, "{prot}{answer}: {:?}", played.events);
+    }
 }
