@@ -22,10 +22,10 @@ const KEPT: usize = 16;
 pub enum Progress {
     /// Nothing.
     Asked,
-    /// 150 or 125.
+    /// A 1yz, most often 150 or 125.
     Started,
-    /// 150 or 125 twice: a command gets one 1yz (RFC 959 5.4), and Pure-FTPd says no more to a download that the
-    /// client has broken off. The final reply may stay out.
+    /// Two: a command gets one (RFC 959 5.4), but Pure-FTPd says nothing else at the end of a download that the client
+    /// has broken off. The final reply may stay out.
     Over,
 }
 
@@ -228,9 +228,7 @@ impl Queue {
             Expected::Local(_) => None,
             // A greeting that is none; the real one is still to come.
             Expected::Greeting if code.is_passive() => None,
-            Expected::Transfer(Progress::Started | Progress::Over)
-                if matches!(code.number(), 211..=213) =>
-            {
+            Expected::Transfer(Progress::Started) if matches!(code.number(), 211..=213) => {
                 let place = self.place_of(|entry| *entry == Expected::Stat);
                 self.remove(place.unwrap_or(0))
             }
