@@ -2,8 +2,8 @@
 //! the exceptions that live here: ABOR, STAT during a transfer, and servers that lose one.
 //!
 //! A reply is optional, may come or stay out, where the server has said as much already: that of ABOR behind the one
-//! to its transfer, and the final one of a transfer behind a second 150. Such a reply is known by its code. Any other
-//! code tells that it has stayed out, if there is a command behind that the code can belong to.
+//! to its transfer, and the final one of a transfer behind a second 150. Such a reply is known by its code; any other
+//! code tells that it has stayed out.
 
 use std::collections::VecDeque;
 
@@ -273,17 +273,14 @@ impl Queue {
         }
     }
 
-    /// Drops what is at the head and may stay without a reply, where this one, final if it has a code, does not fit
-    /// it and can belong to another command.
+    /// Drops what is at the head and may stay without a reply, where this one, final if it has a code, does not fit it.
     fn drop_unanswered(&mut self, code: Option<Code>) {
-        let local = |entry: &Expected| matches!(entry, Expected::Local(_));
         while let Some(&head) = self.entries.front() {
-            let another = self.entries.iter().skip(1).any(|entry| !local(entry));
             let fits = code.is_some_and(|code| head.fits(code));
-            if !head.is_optional() || !another || fits {
+            if !head.is_optional() || fits {
                 return;
             }
-            self.entries.pop_front();
+            self.remove(0);
         }
     }
 

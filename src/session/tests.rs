@@ -1153,3 +1153,26 @@ fn what_was_reserved_is_not_used_as_it_is_no_longer_protected_or_not() {
         assert_eq!(dead, dies, "{prot}{answer}: {:?}", played.events);
     }
 }
+
+#[test]
+fn local_reply_before_a_passive_one_goes_out_though_an_earlier_reply_is_lost() {
+    let played = play(&[
+        s(HI),
+        c("NOOP\r\nAUTH TLS\r\nPASV\r\n"),
+        s("227 (10,0,0,5,195,80)\r\n"),
+    ]);
+    let replies = "502 AUTH is not available.\r\n227 (203,0,113,5,39,16)\r\n";
+    assert_eq!(played.client, format!("{HI}{replies}"));
+}
+
+#[test]
+fn goodbye_is_passed_on_where_the_proxys_own_is_awaited() {
+    let terms = Terms {
+        server_tls: ServerTls::Explicit,
+        ..offering(AuthTls::Off)
+    };
+    let dialogue = [s(HI), c("USER a\r\n"), s("230 in\r\n421-Bye\r\n421 x\r\n")];
+    let played = play_tls(terms, &dialogue);
+    let expected = format!("{HI}230 in\r\n421-Bye\r\n421 x\r\n");
+    assert_eq!(played.client, expected);
+}

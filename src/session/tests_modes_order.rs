@@ -495,3 +495,35 @@ fn feat_promises_the_modes_there_are() {
         );
     }
 }
+
+#[test]
+fn nothing_is_reserved_before_the_proxys_own_prot_is_answered() {
+    let mut scene = toward(ServerMode::Client);
+    scene.terms.server_tls = ServerTls::Explicit;
+    let reserved = |running: &Running| {
+        let events = &running.outside.events;
+        events.iter().any(|event| event.starts_with("active"))
+    };
+    // However far the login is when the client asks.
+    for ahead in 1..4 {
+        let steps = [
+            (c("USER a\r\n"), s("331 x\r\n")),
+            (c("PASS b\r\n"), s("230 in\r\n")),
+            (c(""), s("200 PBSZ=0\r\n")),
+            (c(""), s("200 private\r\n")),
+        ];
+        let mut running = Running::new(scene);
+        running.play(&[s(HI)], 5);
+        for (number, (said, answer)) in steps.into_iter().enumerate() {
+            running.play(&[said], 5);
+            if number == ahead {
+                running.play(&[c(PORT)], 5);
+            }
+            assert!(!reserved(&running), "{ahead}: before {number}");
+            running.play(&[answer], 5);
+        }
+        assert!(reserved(&running), "{ahead}");
+        let last = running.outside.events.last().unwrap();
+        assert!(last.ends_with("server-tls"), "{last}");
+    }
+}
