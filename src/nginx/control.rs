@@ -214,6 +214,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 mode: None,
                 earlier: VecDeque::new(),
                 own_tls_context: conf.tls_reuse_required(),
+                ticket_given: false,
                 resumable: Resumable::default(),
                 closing: false,
                 start_tls: false,

@@ -283,6 +283,7 @@ unsafe extern "C" fn init_process(cycle: *mut ngx_cycle_t) -> ngx_int_t {
     guarded(unsafe { (*cycle).log }, (), || {
         zone::become_worker();
         dialled::find_statistics();
+        tls::find_tickets();
         // SAFETY: this is a worker, before it accepts anything.
         unsafe {
             control::restore_filters();

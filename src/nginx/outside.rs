@@ -60,6 +60,8 @@ pub struct Outside {
     pub closing: bool,
     /// TLS sessions with the client are this control session's own, see [`super::tls`].
     pub own_tls_context: bool,
+    /// The client's last TLS session is one that a data port has brought.
+    pub ticket_given: bool,
     /// The TLS session with the server, for data connections.
     pub resumable: Resumable,
     /// A handshake with the client begins when everything before it has been sent.

@@ -12,7 +12,7 @@ use nginx_sys::{
 
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, conf, context, socket, stock};
+use super::{address, conf, context, socket, stock, tls};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls, Way};
@@ -453,6 +453,9 @@ impl Outside {
                     let (port, session) = (reserved.port, self.id);
                     self.current = Some(reserved);
                     self.port = Some(port);
+                    if wanted.tls.client {
+                        tls::give_ticket((*self.s).connection, &mut self.ticket_given);
+                    }
                     ngx_log_error!(
                         NGX_LOG_INFO,
                         log,

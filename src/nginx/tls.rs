@@ -5,13 +5,16 @@
 //! The handshake itself, and every check of the client's certificate, is the stock ssl phase's handler.
 
 use std::ffi::c_void;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::log::ngx_log_error;
 use nginx_sys::{
     ERR_clear_error, NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK,
-    NGX_STREAM_INTERNAL_SERVER_ERROR, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG, SSL_ctrl,
-    SSL_session_reused, SSL_set_cert_cb, SSL_set_msg_callback, SSL_set_num_tickets,
-    SSL_set_session_id_context, SSL_shutdown, SSL3_RT_ALERT, ngx_add_timer, ngx_connection_t,
+    NGX_STREAM_INTERNAL_SERVER_ERROR, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG,
+    SSL_CTX_sess_get_remove_cb, SSL_ctrl, SSL_do_handshake, SSL_get_session, SSL_session_reused,
+    SSL_set_cert_cb, SSL_set_msg_callback, SSL_set_num_tickets, SSL_set_session_id_context,
+    SSL_shutdown, SSL_version, SSL3_RT_ALERT, TLS1_3_VERSION, ngx_add_timer, ngx_connection_t,
     ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_log_t, ngx_post_event,
     ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
     ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
@@ -139,6 +142,53 @@ unsafe extern "C" fn on_message(
                 notified.cast::<bool>().write(true);
             }
         }
+    }
+}
+
+/// OpenSSL's `SSL_new_session_ticket`, which it has from 3.0 on, or 0. Looked up at run time: a module that named it would
+/// not load into an nginx with OpenSSL 1.1.1, whatever it was built against.
+static NEW_TICKET: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks for it. For the start of a worker.
+pub fn find_tickets() {
+    // SAFETY: the name of a function.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"SSL_new_session_ticket".as_ptr()) };
+    NEW_TICKET.store(found.expose_provenance(), Ordering::Relaxed);
+}
+
+/// A ticket at once, for the data connection of a client that uses each session of TLS 1.3 once: data connections give
+/// none themselves. `given` says whether the connection's session is one that was given so; what nginx has in its cache
+/// of that makes room for the new one, as clients take the last. Those of the handshake stay.
+///
+/// # Safety
+///
+/// `c` is the open control connection of a client, and not called from within its TLS.
+#[inline(never)] // Out of the way of those without TLS.
+pub unsafe fn give_ticket(c: *mut ngx_connection_t, given: &mut bool) {
+    // SAFETY: the caller's promise. The function is of the type that OpenSSL declares.
+    unsafe {
+        let new_ticket = NEW_TICKET.load(Ordering::Relaxed);
+        let Some(ssl) = (*c).ssl.as_ref() else {
+            return;
+        };
+        let tls = ssl.connection;
+        if new_ticket == 0 || ssl.handshaked() == 0 || SSL_version(tls) < TLS1_3_VERSION as i32 {
+            return;
+        }
+        let new_ticket: unsafe extern "C" fn(*mut SSL) -> i32 =
+            mem::transmute(std::ptr::with_exposed_provenance::<c_void>(new_ticket));
+        let session = SSL_get_session(tls);
+        if *given && let Some(remove) = SSL_CTX_sess_get_remove_cb(ssl.session_ctx) {
+            remove(ssl.session_ctx, session);
+        }
+        // Sent now, and not with the reply: until it is, OpenSSL would send no close_notify either. What the socket has no
+        // room for goes with the next write.
+        if new_ticket(tls) == 1 {
+            SSL_do_handshake(tls);
+        }
+        // Or nginx would find it at its next call, and wonder.
+        ERR_clear_error();
+        *given = SSL_get_session(tls) != session;
     }
 }
 

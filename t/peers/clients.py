@@ -36,8 +36,9 @@ class Client:
     lacks = frozenset()  # verbs it cannot do by design, each with its reason beside it
     lacks_in_tls = frozenset()  # those that it cannot do there
     legs = ("plain", "explicit", "implicit")  # how it can speak
-    # By version of TLS: do all data connections resume the control connection's session, or the first? Else none.
+    # By version of TLS: do all data connections resume the control connection's session? Else none.
     resumes = {}
+    spends_sessions = False  # of TLS 1.3: it uses each once, and needs another one for each data connection
     clears = False  # it asks for CCC after the login, and goes on in TLS when that is refused
     hurries = False  # it begins TLS on a data connection before it sends the transfer command
     assumes_private = False  # in implicit TLS it sends no PROT P
@@ -146,8 +147,9 @@ class Curl(Client):
     hurries = True
     # Having accepted one it may wait for the server's bytes before it begins TLS, with any server and no proxy.
     accepts_tls = False
-    # OpenSSL uses a session of TLS 1.3 once, and curl makes no copy.
-    resumes = {"TLSv1.2": "all", "TLSv1.3": "first"}
+    resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
+    # OpenSSL does, and curl makes no copy.
+    spends_sessions = True
 
     def command(self, session, steps):
         blocks = [self.block(session, *step) for step in steps]

@@ -96,7 +96,7 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
 
     @property
     def resumes(self):
-        """Which data connections resume the control connection's session: all, first or none."""
+        """Which data connections resume the control connection's session: all or none."""
         return self.client.resumes.get(self.version, "none") if self.private else "none"
 
     def known(self, direct):
@@ -110,7 +110,8 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
         if not direct or not self.private:
             return None
         # Both have TLS 1.3 then.
-        if self.setting.strict and self.kind.demands_resumption and self.client.resumes.get("TLSv1.3") != "all":
+        resumes = self.client.resumes.get("TLSv1.3") == "all" and not self.client.spends_sessions
+        if self.setting.strict and self.kind.demands_resumption and not resumes:
             return "the server wants every data connection to resume, this client does not do that"
         if self.leg == "implicit" and self.client.assumes_private:
             return "the client sends no PROT P in implicit TLS, which the server takes for C"
