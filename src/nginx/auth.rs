@@ -16,10 +16,10 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_AGAIN, NGX_ERROR, NGX_LOG_ERR, NGX_OK, NGX_PROXY_PROTOCOL_MAX_HEADER,
     NGX_STREAM_UPSTREAM_NOTIFY_CONNECT, ngx_add_timer, ngx_connection_t, ngx_delete_posted_event,
-    ngx_event_connect_peer, ngx_event_get_peer_pt, ngx_event_handler_pt, ngx_event_notify_peer_pt,
-    ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_proxy_protocol_write,
-    ngx_resolver_ctx_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
+    ngx_event_get_peer_pt, ngx_event_handler_pt, ngx_event_notify_peer_pt, ngx_event_t,
+    ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_peer_connection_t,
+    ngx_post_event, ngx_posted_events, ngx_proxy_protocol_write, ngx_resolver_ctx_t,
+    ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
 
 use super::context;
@@ -250,10 +250,7 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) ->
             if chosen != NGX_OK as ngx_int_t {
                 return chosen;
             }
-            let mut own = *peer;
-            own.get = Some(is_chosen);
-            let connected = ngx_event_connect_peer(&raw mut own);
-            (*peer).connection = own.connection;
+            let connected = stock::connect(peer);
             if connected != NGX_OK as ngx_int_t && connected != NGX_AGAIN as ngx_int_t {
                 return connected;
             }
@@ -263,10 +260,6 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, data: *mut c_void) ->
             NGX_AGAIN as ngx_int_t
         })
     }
-}
-
-unsafe extern "C" fn is_chosen(_peer: *mut ngx_peer_connection_t, _data: *mut c_void) -> ngx_int_t {
-    NGX_OK as ngx_int_t
 }
 
 /// TLS is up.

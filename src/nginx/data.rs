@@ -33,7 +33,7 @@ use super::guard::guarded;
 use super::linger;
 use super::meet::{self, Met};
 use super::resume;
-use super::socket::{self, set_reset_at_close};
+use super::socket::{self, set_reset_at_close, set_silent_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
@@ -64,8 +64,6 @@ pub struct Data {
     resumed: *mut SSL_SESSION,
     /// The client has sent close_notify.
     notified: bool,
-    /// The server's leg ends with a reset, whatever ends it.
-    server_reset: bool,
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
@@ -127,18 +125,6 @@ impl Data {
         self.verb().is_some_and(|verb| !verb.as_bytes().is_empty()) && !self.is_upload()
     }
 
-    /// The server's leg is to end with a reset. One on which the server sends already carries no file to it, and is left
-    /// as it is unless it was accepted: two system calls are worth a look.
-    unsafe fn expect_reset(&mut self, pc: *mut ngx_connection_t) {
-        // SAFETY: the leg is connected.
-        unsafe {
-            self.server_reset = self.other.is_some() || !socket::has_sent(pc);
-            if self.server_reset {
-                set_reset_at_close(pc, true);
-            }
-        }
-    }
-
     /// The control session whose TLS session the client has to resume.
     pub fn tls_context(&self) -> Option<u64> {
         let taken = self.taken.filter(|taken| taken.tls.resumed)?;
@@ -194,7 +180,6 @@ impl Data {
             unsafe_client: false,
             resumed: ptr::null_mut(),
             notified: false,
-            server_reset: false,
             target: ptr::null_mut(),
             ending: Ending::Refused,
         }
@@ -646,28 +631,45 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
             (*peer).sockaddr = target.sockaddr;
             (*peer).socklen = target.socklen;
             (*peer).name = &raw mut target.name;
+            // Those who were there first have been told already how to end.
             match data.other.as_mut().map(|server| server.give()) {
                 Some(Some(server)) => {
                     (*peer).connection = server;
                     NGX_DONE as ngx_int_t
                 }
                 Some(None) => FAILED,
-                None => NGX_OK as ngx_int_t,
+                None => connect(peer),
             }
         })
     }
 }
 
-/// Connected. Whatever ends the session from now on resets this leg too, until `free` knows better.
+/// Connects in the proxy's place, which calls `notify` only when TLS is up: whatever ends the session from now on resets
+/// this leg, too, until `free` knows better.
+unsafe fn connect(peer: *mut ngx_peer_connection_t) -> ngx_int_t {
+    // SAFETY: the peer has its address.
+    unsafe {
+        let connected = stock::connect(peer);
+        if !(*peer).connection.is_null() {
+            set_reset_at_close((*peer).connection, true);
+        }
+        match connected == NGX_OK as ngx_int_t {
+            true => NGX_DONE as ngx_int_t,
+            false => connected,
+        }
+    }
+}
+
+/// Connected, and TLS is up.
 unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _what: ngx_uint_t) {
     // SAFETY: the proxy calls it with an open connection; `s` is what `init` put there.
     unsafe {
         let pc = (*peer).connection;
+        set_silent_at_close(pc, true);
         guarded((*peer).log, (), || {
             let Some(data) = context::data(s.cast()) else {
                 return;
             };
-            data.expect_reset(pc);
             if let Some((zone, kept)) = data.kept() {
                 resume::renew_if_changed(
                     pc,
@@ -698,6 +700,9 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             if state & NGX_PEER_FAILED as ngx_uint_t != 0 {
                 (*peer).tries = (*peer).tries.saturating_sub(1);
                 let pc = (*peer).connection;
+                if !pc.is_null() {
+                    set_silent_at_close(pc, true);
+                }
                 // In its handshake it is there: a client may have thought better of it, or the server.
                 let answered = !pc.is_null() && socket::is_connected(pc);
                 if let Some(data) = context::data(s.cast()).filter(|_| !answered) {
@@ -713,9 +718,7 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
             data.ending = legs.ending();
             if !(*peer).connection.is_null() {
                 let pc = (*peer).connection;
-                if data.server_reset == legs.server_has_all {
-                    set_reset_at_close(pc, !legs.server_has_all);
-                }
+                set_reset_at_close(pc, !legs.server_has_all);
                 if legs.server_has_all && !(*pc).ssl.is_null() && !socket::has_ended(pc) {
                     linger::take_over(pc);
                 }

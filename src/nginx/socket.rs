@@ -177,22 +177,6 @@ pub unsafe fn is_reset(c: *mut ngx_connection_t) -> bool {
     peeked < 0 && error.kind() != std::io::ErrorKind::WouldBlock
 }
 
-/// Whether bytes of the peer, in clear, are there to be read, as far as the event loop has seen.
-///
-/// # Safety
-///
-/// `c` is an open connection.
-pub unsafe fn has_sent(c: *mut ngx_connection_t) -> bool {
-    let mut bytes: i32 = 0;
-    // SAFETY: the caller's promise; the call writes one number.
-    unsafe {
-        (*c).ssl.is_null()
-            && (*(*c).read).ready() == 1
-            && libc::ioctl((*c).fd, libc::FIONREAD, &raw mut bytes) == 0
-            && bytes > 0
-    }
-}
-
 /// Whether anything went wrong on the connection; over TLS, unless its peer has `notified` the end, also
 /// where TLS stops short.
 ///
@@ -273,9 +257,21 @@ pub unsafe fn set_reset_at_close(c: *mut ngx_connection_t, reset: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         let _ = set_reset((*c).fd, reset);
+        set_silent_at_close(c, reset);
+    }
+}
+
+/// Whether close_notify is left out at the end.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+pub unsafe fn set_silent_at_close(c: *mut ngx_connection_t, silent: bool) {
+    // SAFETY: the connection's TLS object lives as long.
+    unsafe {
         if let Some(ssl) = (*c).ssl.as_mut() {
-            ssl.set_no_wait_shutdown(reset.into());
-            ssl.set_no_send_shutdown(reset.into());
+            ssl.set_no_wait_shutdown(silent.into());
+            ssl.set_no_send_shutdown(silent.into());
         }
     }
 }

@@ -6,10 +6,11 @@ use std::ffi::{CStr, c_char, c_void};
 use std::{mem, ptr};
 
 use nginx_sys::{
-    ngx_array_t, ngx_command_t, ngx_conf_t, ngx_flag_t, ngx_module_t, ngx_msec_t, ngx_palloc,
-    ngx_ssl_t, ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt,
-    ngx_stream_core_srv_conf_t, ngx_stream_module_t, ngx_stream_session_t,
-    ngx_stream_upstream_main_conf_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
+    NGX_OK, ngx_array_t, ngx_command_t, ngx_conf_t, ngx_event_connect_peer, ngx_flag_t, ngx_int_t,
+    ngx_module_t, ngx_msec_t, ngx_palloc, ngx_peer_connection_t, ngx_ssl_t, ngx_str_t,
+    ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
+    ngx_stream_module_t, ngx_stream_session_t, ngx_stream_upstream_main_conf_t,
+    ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
 
 unsafe extern "C" {
@@ -216,6 +217,26 @@ pub unsafe fn use_proxy_conf(s: *mut ngx_stream_session_t, proxy: *mut c_void) -
         (*s).srv_conf = confs;
     }
     true
+}
+
+/// Connects to a peer whose address is known, as the proxy would have it done after `get`: for a `get` that has something
+/// to do with the connection before the proxy has it.
+///
+/// # Safety
+///
+/// Called from within the peer's `get`.
+pub unsafe fn connect(peer: *mut ngx_peer_connection_t) -> ngx_int_t {
+    unsafe extern "C" fn is_chosen(_: *mut ngx_peer_connection_t, _: *mut c_void) -> ngx_int_t {
+        NGX_OK as ngx_int_t
+    }
+    // SAFETY: nginx asks the copy for nothing but its fields.
+    unsafe {
+        let mut own = *peer;
+        own.get = Some(is_chosen);
+        let connected = ngx_event_connect_peer(&raw mut own);
+        (*peer).connection = own.connection;
+        connected
+    }
 }
 
 /// Whether the server has `proxy_protocol on`.
