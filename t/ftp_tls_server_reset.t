@@ -150,6 +150,26 @@ for my $way ('implicit', 'explicit') {
     }
 }
 
+# ---- a server that gives up before any transfer command: no network's fault
+
+for my $way ('implicit', 'explicit') {
+    my ($c, $s) = $legs{$way}->ready('plain', "$way early");
+
+    for my $how ('reset', 'finish') {
+        my $listener = $t->server(addr => $s->local_addr);
+        my $near = $c->data($c->passive_port($t->passive($c, $s, $listener)));
+        my $far = $listener->accept;
+
+        like($far->bytes(3), qr/\A\x16\x03/, "$way early $how, hello");
+        $far->$how;
+        is($near->ended, 'reset', "$way early $how, client's end");
+        is(($t->wait_access(++$lines, 'logs/data.log'))[-1], 'cut',
+            "$way early $how status");
+    }
+}
+
+is(scalar $t->lines(qr/is a firewall between/), 0, 'no firewall');
+
 # ---- a worker that is killed meanwhile
 
 for my $kind ('plain', 'explicit') {

@@ -703,8 +703,8 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
                 if !pc.is_null() {
                     set_silent_at_close(pc, true);
                 }
-                // In its handshake it is there: a client may have thought better of it, or the server.
-                let answered = !pc.is_null() && socket::is_connected(pc);
+                // In its handshake it is there, or was: a client may have thought better of it, or the server.
+                let answered = !pc.is_null() && (!(*pc).ssl.is_null() || socket::is_connected(pc));
                 if let Some(data) = context::data(s.cast()).filter(|_| !answered) {
                     data.blame_network((*peer).log);
                 }
