@@ -1,12 +1,14 @@
 //! Explicit TLS toward the server: between the stock proxy's connect and its handshake, the greeting is read and AUTH
-//! sent. What comes before and after, and what a failure leads to (the next server), is the stock proxy's.
+//! sent. What comes before and after, and what a failure leads to (the next server), is the stock proxy's. Of implicit
+//! TLS only `free` is of interest here, which logs what the proxy does not.
 //!
 //! ```text
-//! content, init_peer   put `get` and `notify` before the balancer's own
+//! content, init_peer   put `get`, `notify` and `free` before the balancer's own
 //! get                  connects itself and says "not yet", even of a unix socket: or the proxy would begin TLS
 //! on_hook              at the next turn: our handlers in the place of the proxy's, which are kept
 //! on_event             greeting, AUTH, 234; then the proxy's handlers again, which begin the handshake
 //! notify               TLS is up: the greeting goes to the client
+//! free                 it is not, and the time is over
 //! ```
 
 use std::ffi::c_void;
@@ -16,10 +18,10 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_AGAIN, NGX_ERROR, NGX_LOG_ERR, NGX_OK, NGX_PROXY_PROTOCOL_MAX_HEADER,
     NGX_STREAM_UPSTREAM_NOTIFY_CONNECT, ngx_add_timer, ngx_connection_t, ngx_delete_posted_event,
-    ngx_event_get_peer_pt, ngx_event_handler_pt, ngx_event_notify_peer_pt, ngx_event_t,
-    ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_peer_connection_t,
-    ngx_post_event, ngx_posted_events, ngx_proxy_protocol_write, ngx_resolver_ctx_t,
-    ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
+    ngx_event_free_peer_pt, ngx_event_get_peer_pt, ngx_event_handler_pt, ngx_event_notify_peer_pt,
+    ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_log_t,
+    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_proxy_protocol_write,
+    ngx_resolver_ctx_t, ngx_stream_session_t, ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
 
 use super::context;
@@ -29,9 +31,12 @@ use crate::session::{AUTH_TLS, Step, Upgrade};
 
 /// What a control connection keeps for it.
 pub struct Auth {
+    explicit: bool,
     /// The balancer's own functions, once ours are in their place.
+    installed: bool,
     get: ngx_event_get_peer_pt,
     notify: ngx_event_notify_peer_pt,
+    free: ngx_event_free_peer_pt,
     /// Runs after the proxy has set its handlers.
     hook: ngx_event_t,
     /// The proxy's handlers of the server's connection.
@@ -61,10 +66,13 @@ enum Stage {
 
 impl Auth {
     /// A session that has not been proxied.
-    pub fn new() -> Self {
+    pub fn new(explicit: bool) -> Self {
         Self {
+            explicit,
+            installed: false,
             get: None,
             notify: None,
+            free: None,
             // SAFETY: zeroes are an event that is nowhere.
             hook: unsafe { std::mem::zeroed() },
             read: None,
@@ -77,6 +85,11 @@ impl Auth {
             greeting: None,
             gone: ptr::null_mut(),
         }
+    }
+
+    /// The server wants AUTH.
+    pub fn is_explicit(&self) -> bool {
+        self.explicit
     }
 
     /// The server's greeting waits for the filter.
@@ -104,7 +117,7 @@ impl Drop for Auth {
     }
 }
 
-/// The session's state for it, if its server has `ftp_proxy_auth_tls`.
+/// The session's state for it, if its server has `proxy_ssl on`.
 unsafe fn of<'a>(s: *mut ngx_stream_session_t) -> Option<&'a mut Auth> {
     // SAFETY: as for `context::control`.
     unsafe { context::control(s)?.auth() }
@@ -134,7 +147,7 @@ unsafe fn outlives(s: *mut ngx_stream_session_t, work: impl FnOnce()) -> bool {
 
 // --- where it comes in ---
 
-/// The content handler of servers with `ftp_proxy_auth_tls`: the proxy's, and then ours where `init_peer` was not
+/// The content handler of control servers with `proxy_ssl on`: the proxy's, and then ours where `init_peer` was not
 /// called, for `proxy_pass` has a variable.
 ///
 /// # Safety
@@ -147,7 +160,7 @@ pub unsafe extern "C" fn content(s: *mut ngx_stream_session_t) {
             return;
         };
         if let Some(control) = context::control(s) {
-            control.expect_auth();
+            control.expect_tls(context::conf(s).proxy_auth_tls());
         }
         if outlives(s, || proxy(s)) {
             meet_peer(s);
@@ -168,12 +181,12 @@ unsafe fn meet_peer(s: *mut ngx_stream_session_t) {
             if let Some(ctx) = waiting.and_then(|ctx| ctx.as_mut()) {
                 auth.resolved = ctx.handler;
                 ctx.handler = Some(on_resolved);
-            } else if auth.get.is_none() {
+            } else if !auth.installed {
                 install(s, auth);
                 match upstream.peer.connection.as_ref() {
-                    Some(there) if !there.ssl.is_null() => return false,
-                    Some(_) => auth.begin(s),
-                    None => {}
+                    Some(there) if auth.explicit && !there.ssl.is_null() => return false,
+                    Some(_) if auth.explicit => auth.begin(s),
+                    _ => {}
                 }
             }
             true
@@ -233,8 +246,12 @@ unsafe fn install(s: *mut ngx_stream_session_t, auth: &mut Auth) {
     // SAFETY: the proxy has made the session's upstream, and the balancer its peer.
     unsafe {
         let peer = &mut (*(*s).upstream).peer;
-        auth.get = peer.get.replace(get);
-        auth.notify = peer.notify.replace(notify);
+        auth.installed = true;
+        auth.free = peer.free.replace(free);
+        if auth.explicit {
+            auth.get = peer.get.replace(get);
+            auth.notify = peer.notify.replace(notify);
+        }
     }
 }
 
@@ -279,6 +296,19 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, data: *mut c_void,
             }
             if let Some(Some(balancer)) = of(s).map(|auth| auth.notify) {
                 balancer(peer, data, what);
+            }
+        });
+    }
+}
+
+/// The proxy is done with a server.
+unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, data: *mut c_void, state: ngx_uint_t) {
+    // SAFETY: as for `get`.
+    unsafe {
+        guarded((*peer).log, (), || {
+            stock::log_slow_handshake(peer);
+            if let Some(Some(balancer)) = of(session(peer)).map(|auth| auth.free) {
+                balancer(peer, data, state);
             }
         });
     }

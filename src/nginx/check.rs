@@ -174,7 +174,7 @@ unsafe fn check_server_tls(
     Some(())
 }
 
-/// Servers with `ftp_proxy_auth_tls` get our content handler before the proxy's, and every upstream our peer before
+/// Control servers with `proxy_ssl on` get our content handler before the proxy's, and every upstream our peer before
 /// its own: with a variable in `proxy_pass` it may be any.
 unsafe fn check_auth(
     cf: *mut ngx_conf_t,
@@ -186,11 +186,12 @@ unsafe fn check_auth(
         let main = (*(*ctx).main_conf.add(ctx_index())).cast::<MainConf>();
         for &core in servers {
             let conf = of_server(core);
-            if !conf.is_control() || !conf.proxy_auth_tls() {
-                continue;
-            }
-            if !stock::has_proxy_ssl((*core).ctx) {
+            let tls = stock::has_proxy_ssl((*core).ctx);
+            if conf.is_control() && conf.proxy_auth_tls() && !tls {
                 return wrong(cf, conf, "\"ftp_proxy_auth_tls\" needs \"proxy_ssl on\"");
+            }
+            if !conf.is_control() || !tls {
+                continue;
             }
             (*main).content = (*core).handler.replace(auth::content);
         }

@@ -38,7 +38,7 @@ pub struct Control {
     from_client: Input,
     from_server: Input,
     handshake: Option<Handshake>,
-    /// Explicit TLS toward the server.
+    /// TLS toward the server.
     auth: Option<Box<Auth>>,
     /// The client's last bytes ended within a line.
     mid_line: bool,
@@ -266,12 +266,12 @@ impl Control {
         self.outside.own_tls_context.then_some(self.id())
     }
 
-    /// AUTH is to be sent to the server, which only now is known: a name in the client's hello may have chosen it.
-    pub fn expect_auth(&mut self) {
-        self.auth = Some(Box::new(Auth::new()));
+    /// The server is to speak TLS, explicit or not, which only now is known: a name in the client's hello may have chosen it.
+    pub fn expect_tls(&mut self, explicit: bool) {
+        self.auth = Some(Box::new(Auth::new(explicit)));
     }
 
-    /// Explicit TLS toward the server, if it is on.
+    /// TLS toward the server, if it is on.
     pub fn auth(&mut self) -> Option<&mut Auth> {
         self.auth.as_deref_mut()
     }
@@ -478,7 +478,7 @@ impl Control {
             self.outside.proxy_protocol = stock::sends_proxy_protocol(self.outside.s);
             let server_tls = match (*self.outside.upstream_connection()).ssl.is_null() {
                 true => ServerTls::None,
-                false if self.auth.is_some() => ServerTls::Explicit,
+                false if self.auth().is_some_and(|auth| auth.is_explicit()) => ServerTls::Explicit,
                 false => ServerTls::Implicit,
             };
             let data_tls_required = self.outside.conf().data_tls_required();

@@ -702,6 +702,7 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
                 let pc = (*peer).connection;
                 if !pc.is_null() {
                     set_silent_at_close(pc, true);
+                    stock::log_slow_handshake(peer);
                 }
                 // In its handshake it is there, or was: a client may have thought better of it, or the server.
                 let answered = !pc.is_null() && (!(*pc).ssl.is_null() || socket::is_connected(pc));

@@ -5,10 +5,11 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::{mem, ptr};
 
+use super::log::ngx_log_error;
 use nginx_sys::{
-    NGX_OK, ngx_array_t, ngx_command_t, ngx_conf_t, ngx_event_connect_peer, ngx_flag_t, ngx_int_t,
-    ngx_module_t, ngx_msec_t, ngx_palloc, ngx_peer_connection_t, ngx_ssl_t, ngx_str_t,
-    ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
+    NGX_LOG_ERR, NGX_OK, ngx_array_t, ngx_command_t, ngx_conf_t, ngx_event_connect_peer,
+    ngx_flag_t, ngx_int_t, ngx_module_t, ngx_msec_t, ngx_palloc, ngx_peer_connection_t, ngx_ssl_t,
+    ngx_str_t, ngx_stream_conf_ctx_t, ngx_stream_content_handler_pt, ngx_stream_core_srv_conf_t,
     ngx_stream_module_t, ngx_stream_session_t, ngx_stream_upstream_main_conf_t,
     ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
@@ -236,6 +237,25 @@ pub unsafe fn connect(peer: *mut ngx_peer_connection_t) -> ngx_int_t {
         let connected = ngx_event_connect_peer(&raw mut own);
         (*peer).connection = own.connection;
         connected
+    }
+}
+
+/// Logs that a server has taken its time over TLS, of which the proxy says nothing.
+///
+/// # Safety
+///
+/// Called from within the peer's `free`.
+pub unsafe fn log_slow_handshake(peer: *mut ngx_peer_connection_t) {
+    // SAFETY: the connection is open, if there is one.
+    unsafe {
+        let Some(pc) = (*peer).connection.as_ref() else {
+            return;
+        };
+        let waits = pc.ssl.as_ref().is_some_and(|tls| tls.handshaked() == 0);
+        if waits && (*pc.write).timedout() == 1 {
+            let what = "server did not finish the TLS handshake within \"proxy_connect_timeout\"";
+            ngx_log_error!(NGX_LOG_ERR, (*peer).log, "{what}");
+        }
     }
 }
 
