@@ -19,7 +19,7 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
     NGX_STREAM_BAD_GATEWAY, NGX_STREAM_FORBIDDEN, NGX_STREAM_OK, SSL_SESSION, ngx_addr_t,
-    ngx_conf_t, ngx_connection_t, ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
+    ngx_conf_t, ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
     ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_UNSET as NODELAY_UNSET, ngx_int_t, ngx_log_t,
     ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
     ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
