@@ -29,6 +29,7 @@ use super::active::{self, Other};
 use super::address;
 use super::conf::SrvConf;
 use super::context::{self, Context};
+use super::early::{self, Early};
 use super::guard::guarded;
 use super::linger;
 use super::meet::{self, Met};
@@ -64,6 +65,7 @@ pub struct Data {
     resumed: *mut SSL_SESSION,
     /// The client has sent close_notify.
     notified: bool,
+    early: Early,
     /// The reservation's target, for nginx.
     target: *mut ngx_addr_t,
     ending: Ending,
@@ -125,6 +127,16 @@ impl Data {
         self.verb().is_some_and(|verb| !verb.as_bytes().is_empty()) && !self.is_upload()
     }
 
+    /// Whether the transfer command is known by now, or will not be, for there is no reservation.
+    pub fn is_named(&self) -> bool {
+        self.verb().is_none_or(|verb| !verb.as_bytes().is_empty())
+    }
+
+    /// For the end of what the client sends.
+    pub fn early(&mut self) -> &mut Early {
+        &mut self.early
+    }
+
     /// The control session whose TLS session the client has to resume.
     pub fn tls_context(&self) -> Option<u64> {
         let taken = self.taken.filter(|taken| taken.tls.resumed)?;
@@ -141,6 +153,9 @@ impl Data {
         // SAFETY: the caller's promise.
         unsafe {
             tls::note_close((*self.s).connection, &raw mut self.notified);
+            if fine {
+                early::watch(self.s, &mut self.early);
+            }
             let pc = (*(*self.s).upstream).peer.connection;
             if !pc.is_null() {
                 tls::hold(pc, false);
@@ -180,6 +195,7 @@ impl Data {
             unsafe_client: false,
             resumed: ptr::null_mut(),
             notified: false,
+            early: Early::default(),
             target: ptr::null_mut(),
             ending: Ending::Refused,
         }
@@ -687,6 +703,8 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
             } else if data.tls {
                 tls::hold(pc, true);
                 data.handshake = Some(tls::begin(data.s));
+            } else {
+                early::watch(data.s, &mut data.early);
             }
         });
     }

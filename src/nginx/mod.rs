@@ -14,6 +14,7 @@
 //! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: phases, peer, how it ends |
+//! | `early` | the end of an upload before its command |
 //! | `active` | a data connection that the server has begun: the client is dialled, the two exchanged |
 //! | `dialled` | a data connection that the proxy begins: the client is dialled, and made a session |
 //! | `meet` | two data connections that make one: across workers |
@@ -39,6 +40,7 @@ mod context;
 mod control;
 mod data;
 mod dialled;
+mod early;
 mod guard;
 mod input;
 mod linger;

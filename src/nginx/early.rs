@@ -1,0 +1,75 @@
+//! The end of what a client sends where its transfer command has not been read yet, by another worker most often: a small
+//! upload of a client that does not wait for 150. It is kept back until the command is known, or for a moment, so that the
+//! log can tell which file it was, and whether it is whole.
+
+use nginx_sys::{
+    NGX_AGAIN, NGX_ERROR, ngx_add_timer, ngx_connection_t, ngx_msec_t, ngx_recv_pt,
+    ngx_stream_session_t, u_char,
+};
+
+use super::context;
+use super::guard::guarded;
+use super::zone;
+use crate::ports::Msec;
+
+/// Milliseconds that the end waits at most: there may be no command at all.
+const PATIENCE: Msec = 3000;
+
+/// Milliseconds between two looks at the reservation.
+const STEP: ngx_msec_t = 10;
+
+/// What a data connection keeps for that.
+#[derive(Default)]
+pub struct Early {
+    /// How its bytes are read, with or without TLS.
+    recv: ngx_recv_pt,
+    /// When the end has come and waits no more.
+    until: Option<Msec>,
+}
+
+impl Early {
+    /// Whether the end may wait longer.
+    fn is_patient(&mut self) -> bool {
+        let now = zone::now();
+        now < *self.until.get_or_insert(now.saturating_add(PATIENCE))
+    }
+}
+
+/// Puts itself before what reads from the client.
+///
+/// # Safety
+///
+/// The session is one of a data server, both its connections are open, and its client's handshake is over.
+pub unsafe fn watch(s: *mut ngx_stream_session_t, early: &mut Early) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        early.recv = (*(*s).connection).recv.replace(receive);
+    }
+}
+
+unsafe extern "C" fn receive(c: *mut ngx_connection_t, buf: *mut u_char, size: usize) -> isize {
+    // SAFETY: the connection has a session with our state, and the proxy reads from it while nobody else uses that.
+    unsafe {
+        let s = (*c).data.cast::<ngx_stream_session_t>();
+        let Some(recv) = context::data(s).and_then(|data| data.early().recv) else {
+            return NGX_ERROR as isize;
+        };
+        let received = recv(c, buf, size);
+        if received != 0 {
+            return received;
+        }
+        let waits = guarded((*c).log, false, || {
+            context::data(s).is_some_and(|data| !data.is_named() && data.early().is_patient())
+        });
+        if !waits {
+            return 0;
+        }
+        // As where a rate is limited: the proxy reads again when the time is over.
+        let read = (*c).read;
+        (*read).set_eof(0);
+        (*read).set_ready(1);
+        (*read).set_delayed(1);
+        ngx_add_timer(read, STEP);
+        NGX_AGAIN as isize
+    }
+}
