@@ -139,7 +139,7 @@ my @cases = (
 
         ["$_ optional", "$name optional;\n" . ctrl("$name required;")
             . data("$name required;")],
-        ["$_ required", "$certificates ssl_session_cache shared:a:1m; "
+        ["$_ required", "$certificates ssl_session_cache shared:a:1m; ssl_session_timeout 10m; "
             . "$name required;\n" . ctrl('ftp_auth_tls on;') . data('')],
         ["$_ value", ctrl("$name on;") . data(''), qr/invalid (?:"$name" )?value "on"/,
             1],
@@ -165,6 +165,30 @@ for (@cases) {
         if $error != $stock && $name !~ /wrong file|no key/;
     like($said, $error, "$name text");
     like($said, qr/:${\$t->stream_line($line)}$/m, "$name line") if $line;
+}
+
+# A data connection that has to resume can do so as long as nginx knows the session,
+# and the control connection may be idle for longer than that.
+
+my $required = "$certificates ssl_session_cache shared:a:1m; ftp_data_tls_reuse required;";
+my $short = qr/\[warn\] .*"ssl_session_timeout" is less than "proxy_timeout": "ftp_data_tls_reuse required"/;
+
+for (
+    ['defaults', $required, 'ftp_auth_tls on;', '', 1],
+    ['implicit', $required, '', ' ssl', 1],
+    ['both kinds', $required, 'ftp_auth_tls on;', ' ssl', 1],
+    ['shorter', "$required ssl_session_timeout 59m;", 'ftp_auth_tls on; proxy_timeout 1h;', '', 1],
+    ['as long', "$required ssl_session_timeout 1h;", 'ftp_auth_tls on; proxy_timeout 1h;', '', 0],
+    ['as long there', $required, 'ftp_auth_tls on; proxy_timeout 1m; ssl_session_timeout 1m;', '', 0],
+    ['no TLS', $required, '', '', 0],
+    ['optional', $certificates, 'ftp_auth_tls on;', '', 0],
+) {
+    my ($name, $stream, $more, $listen, $warnings) = @$_;
+    my ($good, $said) = $t->check("$stream\n" . ctrl($more, $listen) . data(''));
+
+    ok($good, "sessions: $name") or diag($said);
+    is(() = $said =~ /\[warn\]/g, $warnings, "sessions: $name warnings") or diag($said);
+    like($said, qr/$short.*:${\$t->stream_line(2)}$/m, "sessions: $name text") if $warnings;
 }
 
 $t->done;

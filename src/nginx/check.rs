@@ -103,10 +103,12 @@ unsafe fn check_tls(
     // SAFETY: every server is complete.
     unsafe {
         let mut private: Vec<*mut Zone> = Vec::new();
+        let mut control = Vec::new();
         for listen in listens(cf) {
             let conf = of_server(listen.server);
             if conf.is_control() && listen.ssl {
                 private.push(conf.ctrl);
+                control.push(listen.server);
             }
         }
         for &core in servers {
@@ -118,6 +120,7 @@ unsafe fn check_tls(
             if !stock::can_do_tls(cf, (*core).ctx, (conf.file, conf.line)) {
                 return wrong(cf, conf, "\"ftp_auth_tls\" needs \"ssl_certificate\"");
             }
+            control.push(core);
         }
         check_server_tls(cf, servers)?;
         for &core in servers {
@@ -132,8 +135,35 @@ unsafe fn check_tls(
                 );
             }
         }
+        for &core in servers {
+            if control.contains(&core) {
+                warn_of_short_sessions(cf, core);
+            }
+        }
     }
     Some(())
+}
+
+/// A control connection may be idle for longer than nginx knows its TLS session, and then no data connection can
+/// resume that, though it has to.
+unsafe fn warn_of_short_sessions(cf: *mut ngx_conf_t, core: *mut ngx_stream_core_srv_conf_t) {
+    // SAFETY: the server is complete, and has TLS.
+    let (log, conf, timeouts) = unsafe {
+        (
+            (*cf).log,
+            of_server(core),
+            stock::session_timeouts((*core).ctx),
+        )
+    };
+    if conf.tls_reuse_required() && timeouts.is_some_and(|(tls, proxy)| tls < proxy) {
+        let (file, line) = (&conf.file, conf.line);
+        ngx_log_error!(
+            NGX_LOG_WARN,
+            log,
+            "\"ssl_session_timeout\" is less than \"proxy_timeout\": \"ftp_data_tls_reuse required\" \
+             refuses data connections of older sessions in {file}:{line}"
+        );
+    }
 }
 
 /// Data servers whose zone has a control server with `proxy_ssl on`, or that have it themselves, need both kinds of

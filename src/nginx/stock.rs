@@ -367,6 +367,24 @@ pub unsafe fn tls_of(s: *mut ngx_stream_session_t) -> (*mut ngx_ssl_t, ngx_msec_
     }
 }
 
+/// `ssl_session_timeout` and `proxy_timeout` of a server, in milliseconds.
+///
+/// # Safety
+///
+/// `ctx` is the context of a `server` block with TLS, and everything is merged.
+pub unsafe fn session_timeouts(ctx: *const ngx_stream_conf_ctx_t) -> Option<(u64, u64)> {
+    // SAFETY: the ssl module made and merged its configuration of the server, and so did the proxy, whose directive
+    // writes an `ngx_msec_t` there.
+    unsafe {
+        let ssl = (*(*ctx).srv_conf.add(ngx_stream_ssl_module.ctx_index)).cast::<SslConf>();
+        let tls = u64::try_from((*ssl).session_timeout).ok()?;
+        let offset: ngx_uint_t = (*command(c"proxy_timeout")?).offset;
+        let proxy = *(*ctx).srv_conf.add(ngx_stream_proxy_module.ctx_index);
+        let proxy = proxy.byte_add(offset).cast::<ngx_msec_t>().read();
+        Some((tls.saturating_mul(1000), u64::try_from(proxy).ok()?))
+    }
+}
+
 /// Whether the server can do TLS with its clients, made so if it only has to be: up to 1.25.4 nginx prepares that
 /// for servers with `listen ... ssl` alone.
 ///
