@@ -9,13 +9,14 @@ use warnings;
 use parent 'Test::Nginx::FtpConn';
 
 use Errno qw(ECONNRESET);
-use Socket qw(AF_INET AF_INET6 SOCK_STREAM SOL_SOCKET SO_RCVBUF
-    SO_REUSEADDR inet_pton pack_sockaddr_in pack_sockaddr_in6);
+use Socket qw(AF_INET AF_INET6 AI_NUMERICHOST SOCK_STREAM SOL_SOCKET SO_RCVBUF
+    SO_REUSEADDR getaddrinfo inet_pton pack_sockaddr_in pack_sockaddr_in6);
 
 use Test::Nginx::FtpConn;
 
-# addr (127.0.0.1) and port to connect to, bind => own address, from => own
-# port, rcvbuf => size of the receive buffer, before => bytes in front of all else
+# addr (127.0.0.1) and port to connect to, bind => own address, both as
+# fe80::1%eth0 where they are link-local, from => own port, rcvbuf => size of
+# the receive buffer, before => bytes in front of all else
 sub connect {
     my ($class, %arg) = @_;
 
@@ -68,6 +69,15 @@ sub start {
 
 sub _pack {
     my ($family, $port, $addr) = @_;
+
+    # an interface has a number, which the system knows
+    if ($addr =~ /%/) {
+        my ($error, $found) = getaddrinfo($addr, $port,
+            { flags => AI_NUMERICHOST, socktype => SOCK_STREAM });
+        die "no address: $addr: $error\n" if $error;
+
+        return $found->{addr};
+    }
 
     my $packed = inet_pton($family, $addr) // die "no address: $addr\n";
 

@@ -307,7 +307,7 @@ sub server {
     });
 }
 
-# A connection from the client host.
+# A connection from the client host, or another one (host => its name).
 sub connect {
     my ($self, %arg) = @_;
 
@@ -435,11 +435,13 @@ sub connect {
     my ($class, %arg) = @_;
 
     my $net = delete $arg{net};
+    my $host = delete $arg{host} // 'client';
 
     $arg{from} //= $next_port++;
 
-    my $self = $net->in(client => sub { $class->SUPER::connect(%arg) });
+    my $self = $net->in($host => sub { $class->SUPER::connect(%arg) });
     $self->{net} = $net;
+    $self->{host} = $host;
 
     return $self;
 }
@@ -451,6 +453,7 @@ sub data {
 
     return ref($self)->connect(
         net  => $self->{net},
+        host => $self->{host},
         addr => $self->{addr},
         bind => $self->{bind},
         port => $port,
