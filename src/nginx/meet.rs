@@ -473,6 +473,11 @@ unsafe fn receive(door: RawFd) -> Option<(Key, Option<OwnedFd>)> {
                 return None;
             }
             let (friend, mut sockets) = attached(&message);
+            if friend && message.msg_flags & libc::MSG_CTRUNC != 0 {
+                // The kernel has closed it, which is a reset.
+                let what = "another worker's socket is lost: no descriptor for it";
+                ngx_log_error!(NGX_LOG_ERR, (*ngx_cycle).log, "{what}");
+            }
             let [_, _, session, slot, id] = words;
             let ticket = Ticket::from_words([slot, id]);
             if let (true, Some(ticket)) = (friend && got as usize == size_of::<Words>(), ticket) {
