@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, ptr};
 
 use nginx_sys::{
-    NGX_LOG_INFO, NGX_OK, NGX_STREAM_BAD_GATEWAY, NGX_STREAM_MODULE, ngx_add_timer, ngx_atomic_t,
-    ngx_close_connection, ngx_connection_t, ngx_create_pool, ngx_del_timer, ngx_destroy_pool,
-    ngx_event_t, ngx_get_connection, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t,
-    ngx_log_t, ngx_palloc, ngx_pcalloc, ngx_pool_t, ngx_post_event, ngx_posted_events,
-    ngx_stream_conf_ctx_t, ngx_stream_core_run_phases, ngx_stream_finalize_session,
-    ngx_stream_session_handler, ngx_stream_session_t, ngx_stream_variable_value_t, ngx_uint_t,
+    NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_BAD_GATEWAY, NGX_STREAM_MODULE, ngx_add_timer,
+    ngx_atomic_t, ngx_close_connection, ngx_connection_t, ngx_create_pool, ngx_del_timer,
+    ngx_destroy_pool, ngx_event_t, ngx_get_connection, ngx_handle_read_event,
+    ngx_handle_write_event, ngx_int_t, ngx_log_t, ngx_palloc, ngx_pcalloc, ngx_pool_t,
+    ngx_post_event, ngx_posted_events, ngx_stream_conf_ctx_t, ngx_stream_core_run_phases,
+    ngx_stream_finalize_session, ngx_stream_session_handler, ngx_stream_session_t,
+    ngx_stream_variable_value_t, ngx_uint_t,
 };
 use ngx::ngx_log_error;
 
@@ -24,8 +25,7 @@ use super::active::{self, act, failure};
 use super::context::{self, Context};
 use super::data::Data;
 use super::guard::guarded;
-use super::socket::set_reset_at_close;
-use super::{address, stock};
+use super::{address, socket, stock};
 use crate::ports::Taken;
 
 /// A data connection to begin.
@@ -40,7 +40,7 @@ pub struct Dial {
     pub source: Option<SocketAddr>,
 }
 
-/// Begins it. `None` where it cannot be; nginx has said why.
+/// Begins it. `None` where it cannot be; the log says why.
 ///
 /// # Safety
 ///
@@ -48,8 +48,8 @@ pub struct Dial {
 pub unsafe fn begin(control: *mut ngx_stream_session_t, dial: &Dial) -> Option<()> {
     // SAFETY: the caller's promise; what is made here belongs to the connection's pool from then on.
     unsafe {
-        let (fd, started) = connect(dial)?;
         let parent = (*control).connection;
+        let (fd, started) = connect(dial, (*parent).log)?;
         let pool = ngx_create_pool((*(*parent).listening).pool_size, (*parent).log);
         let c = match pool.is_null() {
             true => ptr::null_mut(),
@@ -64,7 +64,6 @@ pub unsafe fn begin(control: *mut ngx_stream_session_t, dial: &Dial) -> Option<(
             }
             return None;
         }
-        set_reset_at_close(c, true);
         let s = fill(c, pool, parent, dial);
         let Some(s) = s else {
             ngx_close_connection(c);
@@ -88,16 +87,20 @@ pub unsafe fn begin(control: *mut ngx_stream_session_t, dial: &Dial) -> Option<(
     Some(())
 }
 
-/// A socket that connects, or why it does not.
-unsafe fn connect(dial: &Dial) -> Option<(i32, io::Result<()>)> {
+/// A socket that connects, or why it does not. Closing it, also before there is anything else of the connection, is a
+/// reset: a FIN would look like an empty file.
+unsafe fn connect(dial: &Dial, log: *mut ngx_log_t) -> Option<(i32, io::Result<()>)> {
     // SAFETY: addresses have the lengths that are told.
     unsafe {
         let (to, length) = address::write(dial.client);
         let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let fd = libc::socket(to.ss_family.into(), kind, 0);
         if fd < 0 {
+            let error = io::Error::last_os_error();
+            ngx_log_error!(NGX_LOG_ERR, log, "no socket for a data connection: {error}");
             return None;
         }
+        let _ = socket::set_reset(fd, true);
         if let Some(source) = dial.source {
             let on: i32 = 1;
             let option = libc::IP_BIND_ADDRESS_NO_PORT;

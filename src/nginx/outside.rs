@@ -264,14 +264,11 @@ impl Outside {
 }
 
 impl Outside {
-    /// Begins the data connection that [`Actions::reserve_dialled`] has reserved.
-    unsafe fn begin_data(&mut self) {
-        let (Some(zone), Some(reserved)) = (self.zone(), self.current) else {
-            return;
-        };
-        let Some((client, source)) = self.dial.take() else {
-            return;
-        };
+    /// Begins the data connection that [`Actions::reserve_dialled`] has reserved. `None` where that cannot be, for which
+    /// there is a line in the log.
+    unsafe fn begin_data(&mut self) -> Option<()> {
+        let (zone, reserved) = (self.zone()?, self.current?);
+        let (client, source) = self.dial.take()?;
         let (now, owner) = (zone::now(), zone::this_worker());
         let host = Host::from_socket(&client);
         let taken = zone.with(|table| table.take(now, reserved.ticket, reserved.port, host, owner));
@@ -282,7 +279,7 @@ impl Outside {
                 self.log(),
                 "ftp refused port {port}: not reserved"
             );
-            return;
+            return None;
         };
         data::log_match(self.log(), &reservation);
         let dial = Dial {
@@ -296,6 +293,7 @@ impl Outside {
         if begun.is_none() {
             zone.with(|table| table.finish(now, reserved.ticket));
         }
+        begun
     }
 }
 
@@ -347,9 +345,9 @@ impl Actions for Outside {
         reserved.ok_or(Unavailable)
     }
 
-    fn dial(&mut self) {
+    fn dial(&mut self) -> Result<(), Unavailable> {
         // SAFETY: the session is alive, and of the cycle that its zone is of.
-        unsafe { self.begin_data() };
+        unsafe { self.begin_data() }.ok_or(Unavailable)
     }
 
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {

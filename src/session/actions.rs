@@ -32,9 +32,9 @@ pub trait Actions {
         address: SocketAddr,
         server: Announced,
     ) -> Result<(), Unavailable>;
-    /// The transfer command for what [`Actions::reserve_dialled`] reserved goes to the server: dial. Called
-    /// once for each such reservation at most.
-    fn dial(&mut self);
+    /// The transfer command for what [`Actions::reserve_dialled`] reserved is about to go to the server: dial. Called
+    /// once for each such reservation at most. On an error the command goes nowhere: the server would wait in vain.
+    fn dial(&mut self) -> Result<(), Unavailable>;
     /// Both will dial: reserve a data port for the server. The address returned is told to the server.
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable>;
     /// The server has accepted the address of [`Actions::reserve_for_server`]: reserve a data port for the

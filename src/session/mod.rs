@@ -22,7 +22,7 @@
 //! | PASV, EPSV | forwarded; reserve at the reply | `agreement`: one at a time, in its table |
 //! | PORT, EPRT | 501, 522, 504 | 501, 504, 522, or `agreement` |
 //! | EPSV ALL | forwarded | forwarded; 200 where only the proxy listens |
-//! | a transfer | forwarded | forwarded, and dial where nobody else does |
+//! | a transfer | forwarded | dial where nobody else does, and forwarded unless that fails |
 //! | USER, REIN | release | release |
 
 mod actions;
@@ -381,11 +381,12 @@ impl Session {
             }
             Command::Harmless | Command::Other => Expected::Plain,
         };
+        let dials = matches!(expected, Expected::Transfer(_)) && std::mem::take(&mut self.dialled);
+        if dials && actions.dial().is_err() {
+            return self.answer(Local::NoDataConnection, actions);
+        }
         self.queue.push(expected);
         actions.forward(line);
-        if matches!(expected, Expected::Transfer(_)) && std::mem::take(&mut self.dialled) {
-            actions.dial();
-        }
     }
 
     /// Does what may change how data connections are protected. One that was reserved as it was before is not used

@@ -16,6 +16,8 @@ pub(super) struct Outside {
     pub(super) next_port: u16,
     /// Reservations that succeed until one fails.
     pub(super) room: Option<u16>,
+    /// What is dialled fails at once.
+    pub(super) cannot_dial: bool,
 }
 
 impl Outside {
@@ -88,8 +90,12 @@ impl Actions for Outside {
         self.port(&format!("dialled {address} {server} {}", described(asked)))?;
         Ok(())
     }
-    fn dial(&mut self) {
+    fn dial(&mut self) -> Result<(), Unavailable> {
         self.events.push("dial".to_owned());
+        match self.cannot_dial {
+            true => Err(Unavailable),
+            false => Ok(()),
+        }
     }
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
         self.toward_server(&format!("for server {}", described(asked)))

@@ -434,6 +434,31 @@ fn nothing_is_dialled_for_a_transfer_that_must_not_be() {
     assert!(!played.events.contains(&"dial".to_owned()));
 }
 
+#[test]
+fn transfer_that_cannot_be_dialled_stays_with_the_proxy() {
+    let mut running = Running::new(toward(ServerMode::Passive));
+    running.outside.cannot_dial = true;
+    running.play(
+        &[
+            s(HI),
+            c(PORT),
+            s("229 (|||6446|)\r\n"),
+            c("NOOP\r\nRETR a\r\nLIST\r\n"),
+            s("200 first\r\n425 PORT first\r\n"),
+        ],
+        7,
+    );
+    let played = running.played();
+    assert_eq!(played.server, "EPSV\r\nNOOP\r\nLIST\r\n");
+    assert_eq!(
+        played.client,
+        "220 Hi\r\n200 PORT command successful.\r\n200 first\r\n425 Can't open data connection.\r\n\
+         425 PORT first\r\n"
+    );
+    let dials = played.events.iter().filter(|event| *event == "dial");
+    assert_eq!(dials.count(), 1);
+}
+
 // --- FEAT ---
 
 #[test]

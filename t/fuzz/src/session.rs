@@ -342,11 +342,12 @@ impl Actions for Outside {
         })
     }
 
-    fn dial(&mut self) {
+    fn dial(&mut self) -> Result<(), Unavailable> {
         heap::uncounted(|| {
             assert!(std::mem::take(&mut self.dials), "nothing to dial");
             self.event("dial".to_owned());
-        });
+            Ok(())
+        })
     }
 
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
