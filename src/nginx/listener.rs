@@ -1,5 +1,6 @@
-//! Options of listening sockets that accepted ones inherit (Linux), so that they cost nothing for each connection:
-//! transparency, and what a data connection begins with.
+//! Options of listening sockets that accepted ones inherit (Linux), so that they are in force from the first moment and
+//! cost nothing for each connection: transparency, and what a data connection begins with. A worker without a free
+//! connection closes what it has accepted before anybody else has seen it: that must be a reset, too.
 //!
 //! A listening socket outlives its configuration. One that serves something else after a reload must lose what it has
 //! of ours, also where the new configuration does not load this module at all.
@@ -19,7 +20,7 @@ use nginx_sys::{
 };
 
 use super::address;
-use super::check;
+use super::check::{self, conf_of};
 use super::conf::SrvConf;
 use super::socket::{set_option, set_reset, set_transparent};
 use super::stock::core_conf;
@@ -62,13 +63,13 @@ pub unsafe fn prepare(cycle: *mut ngx_cycle_t) {
     unsafe {
         for listener in listeners(cycle) {
             for server in servers(listener) {
-                (*our_conf(server)).inherited = Inherited::ALL;
+                (*conf_of(server)).inherited = Inherited::ALL;
             }
         }
         for listener in listeners(cycle) {
             let given = hand_on(listener.fd, wanted(listener));
             for server in servers(listener) {
-                let conf = our_conf(server);
+                let conf = conf_of(server);
                 (*conf).inherited = (*conf).inherited.and(given);
             }
         }
@@ -84,7 +85,7 @@ unsafe fn wanted(listener: &ngx_listening_t) -> Inherited {
             false => Inherited::ALL,
         };
         for server in servers(listener) {
-            let is_data = (*our_conf(server)).is_data();
+            let is_data = (*conf_of(server)).is_data();
             wanted = wanted.and(Inherited {
                 reset: is_data,
                 nodelay: is_data && (*core_conf(server)).tcp_nodelay == 1,
@@ -172,7 +173,7 @@ pub unsafe fn make_transparent(cycle: *mut ngx_cycle_t) {
     unsafe {
         for listener in listeners(cycle) {
             let mut servers = servers(listener).into_iter();
-            if servers.any(|server| wants(&*our_conf(server))) {
+            if servers.any(|server| wants(&*conf_of(server))) {
                 make_one_transparent(listener, (*cycle).log);
             }
         }
@@ -230,9 +231,4 @@ unsafe fn servers(listener: &ngx_listening_t) -> Vec<*mut ngx_stream_conf_ctx_t>
         };
         (0..(*port).naddrs).map(one).collect()
     }
-}
-
-unsafe fn our_conf(server: *mut ngx_stream_conf_ctx_t) -> *mut SrvConf {
-    // SAFETY: every server has our configuration.
-    unsafe { check::conf_of(server) }
 }
