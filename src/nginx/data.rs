@@ -4,25 +4,28 @@
 //! PREACCESS  begin    is (port, peer) reserved? a stranger is reset
 //!                     active mode: take the reservation, see `active`
 //! PREREAD    preread  take the reservation: one connection, once
-//! CONTENT    stock proxy, whose peer is `init`, `get`, `free` below
-//!            free     both sockets are still open: has each leg got everything?
+//! CONTENT    stock proxy, whose peer is in `peer`; at its end both sockets are still open: `ending`
 //! LOG        end      the client gets FIN or reset; the reservation is given back
 //! ```
 //!
 //! It looks at no byte of the transfer.
 
-use std::ffi::c_void;
+mod ending;
+mod peer;
+
+pub use ending::Ending;
+pub use peer::init_upstream;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::{fmt, ptr};
+use std::ptr;
 
 use super::log::ngx_log_error;
 use nginx_sys::{
-    NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_PEER_FAILED,
-    NGX_STREAM_BAD_GATEWAY, NGX_STREAM_FORBIDDEN, NGX_STREAM_OK, SSL_SESSION, ngx_addr_t,
-    ngx_conf_t, ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
+    NGX_DECLINED, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_BAD_GATEWAY,
+    NGX_STREAM_FORBIDDEN, NGX_STREAM_OK, SSL_SESSION, ngx_addr_t,
+    ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
     ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_UNSET as NODELAY_UNSET, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
-    ngx_stream_upstream_srv_conf_t, ngx_stream_upstream_t, ngx_uint_t,
+    ngx_post_event, ngx_posted_events, ngx_stream_session_t,
 };
 
 use super::active::{self, Other};
@@ -31,14 +34,12 @@ use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::early::{self, Early};
 use super::guard::guarded;
-use super::linger;
 use super::meet::{self, Met};
-use super::resume;
-use super::socket::{self, set_reset_at_close, set_silent_at_close};
+use super::socket::{self, set_reset_at_close};
 use super::stock;
 use super::tls::{self, Handshake};
 use super::zone::{self, Zone};
-use crate::ports::{Host, Reservation, Taken, Text, Ticket, Verb, Way};
+use crate::ports::{Host, Reservation, Taken, Ticket, Verb, Way};
 
 /// The state of a data connection.
 pub struct Data {
@@ -71,22 +72,6 @@ pub struct Data {
     ending: Ending,
 }
 
-/// How a data connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// No reservation was taken.
-    Refused,
-    /// Bytes may be missing, on one leg at least.
-    Cut {
-        /// The client has all that the server sent.
-        client_has_all: bool,
-    },
-    /// Everything arrived.
-    Complete,
-    /// The server's connection has gone to the session of its client.
-    HandedOver,
-}
-
 impl Data {
     /// The nginx session.
     pub fn session(&self) -> *mut ngx_stream_session_t {
@@ -113,18 +98,6 @@ impl Data {
     fn verb(&self) -> Option<Verb> {
         let ticket = self.taken?.ticket;
         self.zone()?.with(|table| table.verb(ticket))?
-    }
-
-    /// The client is to send a file.
-    fn is_upload(&self) -> bool {
-        let verb = self.verb();
-        let verb = verb.as_ref().map_or(b"".as_slice(), Text::as_bytes);
-        matches!(verb, b"STOR" | b"STOU" | b"APPE")
-    }
-
-    /// The server is to send a file or a listing.
-    fn is_download(&self) -> bool {
-        self.verb().is_some_and(|verb| !verb.as_bytes().is_empty()) && !self.is_upload()
     }
 
     /// Whether the transfer command is known by now, or will not be, for there is no reservation.
@@ -375,21 +348,6 @@ pub unsafe extern "C" fn preread(s: *mut ngx_stream_session_t) -> ngx_int_t {
 }
 
 impl Data {
-    /// The server does not take the connection. Before any transfer command it has no reason of its own.
-    fn blame_network(&self, log: *mut ngx_log_t) {
-        if let (Some(taken), Some(verb)) = (self.taken, self.verb())
-            && matches!(taken.way, Way::ToServer | Way::Neither)
-            && verb.as_bytes().is_empty()
-        {
-            let target = taken.target;
-            ngx_log_error!(
-                NGX_LOG_ERR,
-                log,
-                "no data connection to {target} before any transfer command: is a firewall between?"
-            );
-        }
-    }
-
     /// Active mode: the reservation is taken and the client dialled.
     unsafe fn dial(&mut self) -> ngx_int_t {
         // SAFETY: the session is in the preaccess phase.
@@ -548,306 +506,5 @@ impl Data {
             }
         }
         self.finish();
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Refused => "refused",
-            Self::Cut { .. } => "cut",
-            Self::Complete => "complete",
-            Self::HandedOver => "handed over",
-        })
-    }
-}
-
-// --- the peer of the hidden upstream ---
-
-/// The hidden upstream has no servers to initialise.
-///
-/// # Safety
-///
-/// Called by nginx for the upstream that `conf` has made.
-pub unsafe extern "C" fn init_upstream(
-    _cf: *mut ngx_conf_t,
-    upstream: *mut ngx_stream_upstream_srv_conf_t,
-) -> ngx_int_t {
-    // SAFETY: nginx's configuration.
-    unsafe { (*upstream).peer.init = Some(init) };
-    NGX_OK as ngx_int_t
-}
-
-unsafe extern "C" fn init(
-    s: *mut ngx_stream_session_t,
-    _upstream: *mut ngx_stream_upstream_srv_conf_t,
-) -> ngx_int_t {
-    // SAFETY: the proxy has made the session's upstream.
-    unsafe {
-        let log = (*(*s).connection).log;
-        guarded(log, NGX_ERROR as ngx_int_t, || {
-            let Some(data) = context::data(s).filter(|data| data.taken.is_some()) else {
-                // A `proxy_pass` of the user's own to our upstream.
-                ngx_log_error!(NGX_LOG_ERR, log, "no \"ftp_data\" in this server");
-                return NGX_ERROR as ngx_int_t;
-            };
-            let (peer, pool) = (&mut (*(*s).upstream).peer, (*(*s).connection).pool);
-            let Some(taken) = data.taken else {
-                return NGX_ERROR as ngx_int_t;
-            };
-            if taken.tls.server
-                && let Some(reservation) = data.reservation()
-                && !reservation.name.as_bytes().is_empty()
-            {
-                // For SNI and verification it is the server that the control session is on.
-                let Some(copy) = address::bytes_in_pool(pool, reservation.name.as_bytes()) else {
-                    return NGX_ERROR as ngx_int_t;
-                };
-                (*(*s).upstream).ssl_name = copy;
-            }
-            data.target = match &data.other {
-                Some(other) => other.server(),
-                None => address::in_pool(pool, taken.target),
-            };
-            if data.target.is_null() {
-                return NGX_ERROR as ngx_int_t;
-            }
-            peer.data = s.cast();
-            peer.get = Some(get);
-            peer.free = Some(free);
-            peer.notify = Some(notify);
-            peer.set_session = Some(set_session);
-            peer.save_session = Some(save_session);
-            peer.tries = 1;
-            // A command that fails (no such file) makes servers reset or refuse the data connection: no
-            // error of ours.
-            peer.set_log_error(nginx_sys::ngx_connection_log_error_e_NGX_ERROR_INFO);
-            // `proxy_bind` comes first.
-            if peer.local.is_null()
-                && let Some(mut local) = taken.local
-            {
-                local.set_port(0);
-                peer.local = address::in_pool(pool, local);
-            }
-            NGX_OK as ngx_int_t
-        })
-    }
-}
-
-unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ngx_int_t {
-    // SAFETY: `s` is what `init` put there.
-    unsafe {
-        guarded((*peer).log, NGX_ERROR as ngx_int_t, || {
-            let Some(data) = context::data(s.cast()) else {
-                return FAILED;
-            };
-            let Some(target) = data.target.as_mut() else {
-                return FAILED;
-            };
-            (*peer).sockaddr = target.sockaddr;
-            (*peer).socklen = target.socklen;
-            (*peer).name = &raw mut target.name;
-            // Those who were there first have been told already how to end.
-            match data.other.as_mut().map(|server| server.give()) {
-                Some(Some(server)) => {
-                    (*peer).connection = server;
-                    NGX_DONE as ngx_int_t
-                }
-                Some(None) => FAILED,
-                None => connect(peer),
-            }
-        })
-    }
-}
-
-/// Connects in the proxy's place, which calls `notify` only when TLS is up: whatever ends the session from now on resets
-/// this leg, too, until `free` knows better.
-unsafe fn connect(peer: *mut ngx_peer_connection_t) -> ngx_int_t {
-    // SAFETY: the peer has its address.
-    unsafe {
-        let connected = stock::connect(peer);
-        if !(*peer).connection.is_null() {
-            set_reset_at_close((*peer).connection, true);
-        }
-        match connected == NGX_OK as ngx_int_t {
-            true => NGX_DONE as ngx_int_t,
-            false => connected,
-        }
-    }
-}
-
-/// Connected, and TLS is up.
-unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _what: ngx_uint_t) {
-    // SAFETY: the proxy calls it with an open connection; `s` is what `init` put there.
-    unsafe {
-        let pc = (*peer).connection;
-        set_silent_at_close(pc, true);
-        guarded((*peer).log, (), || {
-            let Some(data) = context::data(s.cast()) else {
-                return;
-            };
-            if let Some((zone, kept)) = data.kept() {
-                resume::renew_if_changed(
-                    pc,
-                    zone,
-                    kept,
-                    data.resumed,
-                    stock::verifies_servers(data.s),
-                );
-            }
-            if data.doomed {
-                // How a stock proxy is told to end a session.
-                let c = (*data.s).connection;
-                (*c).set_close(1);
-                ngx_post_event((*c).read, &raw mut ngx_posted_events);
-            } else if data.tls {
-                tls::hold(pc, true);
-                data.handshake = Some(tls::begin(data.s));
-            } else {
-                early::watch(data.s, &mut data.early);
-            }
-        });
-    }
-}
-
-/// The proxy is done with the peer; both sockets are open, if there were two.
-unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, state: ngx_uint_t) {
-    // SAFETY: `s` is what `init` put there.
-    unsafe {
-        guarded((*peer).log, (), || {
-            if state & NGX_PEER_FAILED as ngx_uint_t != 0 {
-                (*peer).tries = (*peer).tries.saturating_sub(1);
-                let pc = (*peer).connection;
-                if !pc.is_null() {
-                    set_silent_at_close(pc, true);
-                    stock::log_slow_handshake(peer);
-                }
-                // In its handshake it is there, or was: a client may have thought better of it, or the server.
-                let answered = !pc.is_null() && (!(*pc).ssl.is_null() || socket::is_connected(pc));
-                if let Some(data) = context::data(s.cast()).filter(|_| !answered) {
-                    data.blame_network((*peer).log);
-                }
-                return;
-            }
-            let s = s.cast::<ngx_stream_session_t>();
-            let Some(data) = context::data(s) else {
-                return;
-            };
-            let legs = Legs::of(data);
-            data.ending = legs.ending();
-            if !(*peer).connection.is_null() {
-                let pc = (*peer).connection;
-                set_reset_at_close(pc, !legs.server_has_all);
-                if legs.server_has_all && !(*pc).ssl.is_null() && !socket::has_ended(pc) {
-                    linger::take_over(pc);
-                }
-            }
-        });
-    }
-}
-
-/// What each side has got of the transfer.
-struct Legs {
-    client_has_all: bool,
-    server_has_all: bool,
-}
-
-impl Legs {
-    fn ending(&self) -> Ending {
-        let client_has_all = self.client_has_all;
-        if client_has_all && self.server_has_all {
-            Ending::Complete
-        } else {
-            Ending::Cut { client_has_all }
-        }
-    }
-
-    /// A side is at its end when it has sent FIN, nothing was wrong with either side, and all that was read
-    /// is with the kernel. Then the other side has everything. Toward a side that has not ended, that is so
-    /// only if nothing came from it, and it is not the one that had something to send, by the transfer command; a
-    /// server that has sent does not receive.
-    unsafe fn of(data: &Data) -> Self {
-        let (s, tls) = (data.s, data.tls);
-        let none = Self {
-            client_has_all: false,
-            server_has_all: false,
-        };
-        // SAFETY: the session's connections are open.
-        unsafe {
-            let upstream: &ngx_stream_upstream_t = &*(*s).upstream;
-            let (c, pc) = ((*s).connection, upstream.peer.connection);
-            let in_clear = tls && (*c).ssl.is_null();
-            if pc.is_null() || upstream.connected() == 0 || in_clear || data.unsafe_client {
-                return none;
-            }
-            if socket::failed(c, data.notified) || socket::failed(pc, false) {
-                return none;
-            }
-            let chains = [
-                upstream.upstream_out,
-                upstream.upstream_busy,
-                upstream.downstream_out,
-                upstream.downstream_busy,
-            ];
-            let buffered = (*c).buffered() | (*pc).buffered() != 0
-                || chains.iter().any(|chain| has_bytes(*chain));
-            let notified = data.notified || !tls || !context::conf(s).close_notify_required();
-            let client_ended = socket::has_ended(c) && notified;
-            let server_ended = socket::has_ended(pc);
-            if buffered || !(client_ended || server_ended) {
-                return none;
-            }
-            let (from_client, from_server) = ((*s).received != 0, upstream.received != 0);
-            Self {
-                client_has_all: server_ended || !(from_server || data.is_download()),
-                server_has_all: client_ended || !(from_client || !from_server && data.is_upload()),
-            }
-        }
-    }
-}
-
-unsafe fn has_bytes(mut chain: *mut nginx_sys::ngx_chain_t) -> bool {
-    // SAFETY: a chain of the proxy's.
-    unsafe {
-        while let Some(link) = chain.as_ref() {
-            if (*link.buf).pos != (*link.buf).last {
-                return true;
-            }
-            chain = link.next;
-        }
-    }
-    false
-}
-
-/// TLS toward the server is about to begin, and `proxy_ssl_session_reuse` is on.
-unsafe extern "C" fn set_session(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ngx_int_t {
-    // SAFETY: the proxy calls it with a connection that has TLS ready; `s` is what `init` put there.
-    unsafe {
-        guarded((*peer).log, NGX_ERROR as ngx_int_t, || {
-            if let Some(data) = context::data(s.cast())
-                && let Some((zone, kept)) = data.kept()
-            {
-                let verifies = stock::verifies_servers(data.s);
-                data.resumed = resume::resume((*peer).connection, zone, kept, verifies);
-            }
-            NGX_OK as ngx_int_t
-        })
-    }
-}
-
-/// The server has given a TLS session.
-unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_void) {
-    // SAFETY: as for `set_session`.
-    unsafe {
-        guarded((*peer).log, (), || {
-            if let Some((zone, kept)) = context::data(s.cast()).and_then(|data| data.kept()) {
-                resume::renew(
-                    (*peer).connection,
-                    zone,
-                    kept,
-                    stock::verifies_servers(s.cast()),
-                );
-            }
-        });
     }
 }

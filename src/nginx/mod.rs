@@ -13,7 +13,7 @@
 //! | `reserve` | a data port for what the server announced |
 //! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
-//! | `data` | a data connection: phases, peer, how it ends |
+//! | `data` | a data connection: its phases; in `data::peer` what the stock proxy asks, in `data::ending` how it ends |
 //! | `early` | the end of an upload before its command |
 //! | `active` | a data connection that the server has begun: the client is dialled, the two exchanged |
 //! | `dialled` | a data connection that the proxy begins: the client is dialled, and made a session |
