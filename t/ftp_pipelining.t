@@ -68,8 +68,27 @@ is(codes(3), '502 502 502', 'at once');
 
 $c->send("RETR x\r\nAUTH TLS\r\n");
 is($s->line, "RETR x\r\n", 'transfer');
-$s->send("150 here\r\n", "150 still\r\n", "226 done\r\n");
-is(codes(4), '150 150 226 502', 'after the final');
+$s->send("150 here\r\n", "110 still\r\n", "226 done\r\n");
+is(codes(4), '150 110 226 502', 'after the final');
+
+# though a second 150 may be, and whatever follows keeps step
+
+for my $end ('', "226 done\r\n") {
+    my $name = $end ? 'a final follows' : 'none follows';
+
+    $c->send("RETR x\r\nAUTH TLS\r\n");
+    is($s->line, "RETR x\r\n", "transfer, $name");
+    $s->send("150-here\r\n150 x\r\n", "150 1 second\r\n", $end);
+    is($c->reply . codes(2), "150-here\r\n150 x\r\n150 502", "second 150, $name");
+    is($c->line, $end, "passed on, $name") if $end;
+
+    my $next = $server->passive;
+    $c->send("NOOP\r\nAUTH TLS\r\nPASV\r\n");
+    is($s->line . $s->line, "NOOP\r\nPASV\r\n", "the next, $name");
+    $s->send("200 noop\r\n", "227 (${\$next->hostport})\r\n");
+    is(codes(2), '200 502', "in step, $name");
+    ok($c->passive_port($c->line), "port, $name");
+}
 
 # and 350 is one
 

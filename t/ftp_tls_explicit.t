@@ -170,6 +170,12 @@ for my $case (
                 greeting => [$split ? (split //, $greeting) : $greeting]);
 
             is($c->bytes(length $greeting), $greeting, $what);
+
+            if ($name eq 'logged in') {
+                is($s->line, "$_\r\n", "$what $_") for 'PBSZ 0', 'PROT P';
+                $s->send("200 PBSZ=0\r\n", "200 private\r\n");
+            }
+
             $tls->auth($c) if $kind eq 'explicit';
             is($t->dialog($c, $s, SYST => '215 UNIX'), '', "$what in step");
         }
