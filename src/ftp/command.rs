@@ -219,7 +219,13 @@ mod tests {
 
     #[test]
     fn verbs_are_understood_in_any_case() {
-        for line in ["pasv\r\n", "PaSv\n", "PASV \r\n", " PASV\r\n", "P@SW\r\n"] {
+        for line in [
+            "pasv\r\n",
+            "PaSv\n",
+            "PASV \r\n",
+            " \tPASV\t\r\n",
+            "P@SW\r\n",
+        ] {
             assert_eq!(Command::parse(line.as_bytes()), Command::Pasv, "{line}");
         }
         for (line, protocol) in [

@@ -367,6 +367,16 @@ mod tests {
     }
 
     #[test]
+    fn address_is_told_from_a_time_of_day() {
+        for text in ["on 10.0.0.5", "10,0,0,5", "fe80::1", "::1", "fe80:1:2:3"] {
+            assert!(names_an_address(text.as_bytes()), "{text}");
+        }
+        for text in ["at 12:30:05", "pi is 3.14", "1, 2 or 3: no", ""] {
+            assert!(!names_an_address(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
     fn extended_reply_takes_any_delimiter() {
         for text in [
             "Extended (|||6446|)",
@@ -384,6 +394,7 @@ mod tests {
             "(||6446|)",
             "(|||0|)",
             "(|||70000|)",
+            "(|3|10.0.0.5|6446|)",
             "use (1)",
         ] {
             assert_eq!(find_extended(text.as_bytes()), None, "{text}");

@@ -1182,3 +1182,67 @@ fn goodbye_is_passed_on_where_the_proxys_own_is_awaited() {
     let expected = format!("{HI}230 in\r\n421-Bye\r\n421 x\r\n");
     assert_eq!(played.client, expected);
 }
+
+#[test]
+fn malformed_commands_are_noted_once() {
+    let played = play(&[s(HI), c("N\x01P\r\nP\x02\r\nX\x7f\r\n")]);
+    let refused = "500 Command not understood.\r\n";
+    assert_eq!(played.client, format!("{HI}{refused}{refused}{refused}"));
+    assert_eq!(played.events, ["client sent malformed command"]);
+}
+
+#[test]
+fn rein_forgets_who_was_there() {
+    let mut session = session(true);
+    let mut outside = Outside::default();
+    let login = [s(HI), c("USER joe\r\nRETR a\r\n"), s("230 x\r\n550 x\r\n")];
+    play_with(&mut session, &mut outside, &login, 5);
+    assert_eq!(session.user(), b"joe");
+    assert!(session.transfer().is_some());
+    play_with(&mut session, &mut outside, &[c("REIN\r\n")], 5);
+    assert_eq!((session.user(), session.transfer()), (&b""[..], None));
+}
+
+#[test]
+fn protection_buffer_size_comes_first_and_is_a_number() {
+    for (auth, codes) in [
+        ("AUTH TLS\r\n", ["501", "501", "503", "200", "200"]),
+        ("AUTH SSL\r\n", ["501", "501", "200", "200", "200"]),
+        ("AUTH TLS-P\r\n", ["501", "501", "200", "200", "200"]),
+    ] {
+        let mut session = Session::new(offering(AuthTls::On));
+        let mut outside = Outside::default();
+        play_with(&mut session, &mut outside, &[s(HI), c(auth)], 5);
+        session.secured();
+        outside.to_client.clear();
+        let dialogue = [c("PBSZ\r\nPBSZ x\r\nPROT P\r\nPBSZ 0\r\nPROT P\r\n")];
+        play_with(&mut session, &mut outside, &dialogue, 5);
+        let text = String::from_utf8(outside.to_client).unwrap();
+        let told: Vec<&str> = text.lines().map(|line| &line[..3]).collect();
+        assert_eq!(told, codes, "{auth}");
+    }
+}
+
+#[test]
+fn server_is_asked_for_private_data_once_and_for_who_takes_them_for_granted() {
+    let ask = "PBSZ 0\r\nPROT P\r\n";
+    for server_tls in [ServerTls::Explicit, ServerTls::Implicit] {
+        for implicit_tls in [true, false] {
+            let terms = Terms {
+                server_tls,
+                implicit_tls,
+                ..offering(AuthTls::Off)
+            };
+            let dialogue = [
+                s(HI),
+                c("USER a\r\n"),
+                s("230 in\r\n200 PBSZ=0\r\n200 private\r\n"),
+                c("USER b\r\n"),
+                s("230 in\r\n"),
+            ];
+            let played = play_tls(terms, &dialogue);
+            let expected = format!("USER a\r\n{ask}USER b\r\n");
+            assert_eq!(played.server, expected, "{server_tls:?} {implicit_tls}");
+        }
+    }
+}

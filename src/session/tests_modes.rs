@@ -668,6 +668,7 @@ fn addresses_of_the_servers_side_are_not_told() {
 fn refusal_of_the_other_mode_is_told_where_it_fits() {
     for (reply, expected, noted) in [
         ("530 Log in\r\n", "530 Log in\r\n", 2),
+        ("532 Account\r\n", "532 Account\r\n", 2),
         ("425 Not now\r\n", "425 Not now\r\n", 2),
         ("550 No\r\n", "425 Can't open data connection.\r\n", 3),
     ] {

@@ -552,3 +552,30 @@ fn nothing_is_reserved_before_the_proxys_own_prot_is_answered() {
         assert!(last.ends_with("server-tls"), "{last}");
     }
 }
+
+#[test]
+fn reply_begun_before_the_command_goes_out_once() {
+    for (server, answer) in [(ServerMode::Client, "200"), (ServerMode::Passive, "425")] {
+        let mut running = Running::new(toward(server));
+        running.play(&[s(HI), s("20"), c(PORT), s("0 ok\r\n")], 5);
+        assert_eq!(codes(&running.played().client), ["220", answer]);
+    }
+}
+
+#[test]
+fn protocol_that_is_refused_says_nothing_of_epsv() {
+    let dialogue = [
+        s(HI),
+        c("EPSV 1\r\n"),
+        s("522 use (2)\r\n"),
+        s("229 (|||6446|)\r\n"),
+        c("EPSV\r\n"),
+        s("229 (|||6447|)\r\n"),
+    ];
+    let played = play(
+        scene(V4, ClientModes::Passive, ServerMode::Client, false),
+        &dialogue,
+    );
+    assert_eq!(played.server, "EPSV 1\r\nEPSV\r\nEPSV\r\n");
+    assert_eq!(codes(&played.client), ["220", "229", "229"]);
+}
