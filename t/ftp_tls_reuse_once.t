@@ -35,7 +35,7 @@ my ($n, $servers, @all) = (0, '');
 for my $setting (@settings) {
     for my $demand ('optional', 'required') {
         my ($name, $more) = ("$setting->[0]-$demand", $setting->[1]);
-        my $from = 12 + 4 * $n;
+        my $from = 16 + 4 * $n;
         my $ctrl = "ftp_ctrl zone=$name:1m min_port=${\$t->port($from)} "
             . "max_port=${\$t->port($from + 7)}; ftp_client_mode any; "
             . "ftp_data_tls_reuse $demand; proxy_pass ${\$server->at};";
@@ -56,6 +56,13 @@ EOF
         $n += 2;
     }
 }
+
+# one with little room toward the client
+my $narrow = $n;
+$servers .= "    server { listen 127.0.0.1:${\$t->port($narrow)} sndbuf=4k; "
+    . "ftp_ctrl zone=cache-required; ftp_data_tls_reuse required; ftp_auth_tls on; "
+    . "$settings[0][1] ssl_session_cache shared:tls-cache-required:32k; "
+    . "proxy_pass ${\$server->at}; }\n";
 
 $t->run(<<"EOF");
     $certificates
@@ -181,6 +188,28 @@ for my $from ($t->workers) {
 
         is(transfer($c, $s, 'EPSV', 'STOR', %arg, worker => $to),
             'r TLSv1.3 complete', $name);
+    }
+}
+
+# ---- no room for tickets: whatever comes is in order, and more is to come
+
+for my $count (1, 100) {
+    my ($c, $s) = $t->session($server, port => $t->port($narrow), rcvbuf => 4096);
+    my $name = "$count ports, no room";
+
+    $tls->auth($c, version => 1.3);
+    is($c->protect, '', "$name, PROT P");
+
+    $c->send("EPSV\r\n" x $count);
+    is($s->bytes(6 * $count), "EPSV\r\n" x $count, "$name, commands");
+    $s->send(('229 it is (|||' . $server->port . "|)\r\n") x $count);
+
+    my @wrong = grep { !/\A229 .*\(\|\|\|\d+\|\)\r\n\z/ } map { $c->line } 1 .. $count;
+    is("@wrong", '', "$name, replies");
+
+    for my $verb ('RETR', 'STOR') {
+        is(transfer($c, $s, 'EPSV', $verb, version => 1.3), 'r TLSv1.3 complete',
+            "$name, $verb resumed");
     }
 }
 
