@@ -28,8 +28,11 @@ const MAX_TAKEN: u32 = 4;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Blemish {
     None,
-    /// Its key was freed at this time, not long ago.
+    /// Its key was freed at this time, not long ago, when the data connection that was meant had ended.
     Cooling(Msec),
+    /// Its key was freed at this time, not long ago, and the connection that was meant may still come: of a server
+    /// whose client has gone, with the wrong file for the next session.
+    Unused(Msec),
     /// The same session's data connection is still open; it was accepted, so nothing can be mixed up.
     Taken,
 }
@@ -184,10 +187,10 @@ impl<M: Memory> Table<M> {
                 State::Free => {
                     pick.slot = Some(slot);
                     let freed = self.slots.when(slot);
-                    if freed.saturating_add(COOLING) > reaper.now {
-                        Blemish::Cooling(freed)
-                    } else {
-                        Blemish::None
+                    match freed.saturating_add(COOLING) > reaper.now {
+                        false => Blemish::None,
+                        true if self.slots.was_used(slot) => Blemish::Cooling(freed),
+                        true => Blemish::Unused(freed),
                     }
                 }
             };

@@ -228,6 +228,9 @@ fn whole<const MAX: usize>(name: &[u8]) -> &[u8] {
     if name.len() > MAX { b"" } else { name }
 }
 
+/// In the time of a FREE slot: it had been TAKEN.
+const USED: u64 = 1 << 63;
+
 /// The slots and the header, without the cache.
 pub(super) struct Slots<M> {
     pub memory: M,
@@ -283,7 +286,12 @@ impl<M: Memory> Slots<M> {
 
     /// The deadline of a WAITING slot, the time of freeing of a FREE one; 0 in one that was never used.
     pub fn when(&self, slot: u32) -> Msec {
-        self.get(slot, field::WHEN)
+        self.get(slot, field::WHEN) & !USED
+    }
+
+    /// Whether the connection that the last reservation of a FREE slot was for has come, and been taken.
+    pub fn was_used(&self, slot: u32) -> bool {
+        self.get(slot, field::WHEN) & USED != 0
     }
 
     /// Whether the slot waits for a connection that may no longer come.
@@ -356,7 +364,8 @@ impl<M: Memory> Slots<M> {
             }
         }
         // 0 is "never used".
-        self.set(slot, field::WHEN, now.max(1));
+        let used = if state == State::Taken { USED } else { 0 };
+        self.set(slot, field::WHEN, now.max(1) & !USED | used);
         self.set(slot, field::STATE, pack_state(id, State::Free));
     }
 

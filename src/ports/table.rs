@@ -82,7 +82,8 @@ impl<M: Memory> Table<M> {
     /// Reserves a port of `ports` for one connection from `request.peer`.
     ///
     /// The port is a random one whose key (port and peer) was not used in the last [`COOLING`](super::COOLING)
-    /// milliseconds; failing that, of a few that were, the one freed longest ago; failing that one on which the
+    /// milliseconds; failing that, of a few that were, the one whose data connection ended longest ago; failing that
+    /// the one that was given back longest ago without one, for it may still come; failing that one on which the
     /// same session's data connection is still open. At most [`PROBES`](super::PROBES) ports are looked at, or
     /// twice as many if none is to be had but from the dead.
     ///

@@ -437,10 +437,11 @@ fn table_agrees_with_the_model_while_both_kinds_of_peer_meet() {
 }
 
 /// A key's rank, as somebody with a long memory sees it.
-#[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Rank {
     Fresh,
     Cooling(Msec),
+    Unused(Msec),
     Taken,
 }
 
@@ -448,8 +449,14 @@ enum Rank {
 fn best_port_of_a_small_range_is_given() {
     // More slots than operations within the cooling time: none is used again while its key matters.
     let mut bench = Bench::new(600);
-    let mut freed = BTreeMap::<(u16, Peer), Msec>::new();
-    let mut ranks = [0; 3];
+    // By key and slot, for the next reservation takes over one slot of its key alone.
+    let mut freed = BTreeMap::<(u16, Peer, u32), (Msec, bool)>::new();
+    let cooling = |(at, used): &(Msec, bool), now| match (at + COOLING > now, used) {
+        (false, _) => Rank::Fresh,
+        (true, true) => Rank::Cooling(*at),
+        (true, false) => Rank::Unused(*at),
+    };
+    let mut ranks = [0; 4];
     for _ in 0..20_000 {
         let pause = if bench.random.one_in(100) { COOLING } else { 0 };
         bench.now += bench.random.below(120) + pause;
@@ -462,12 +469,9 @@ fn best_port_of_a_small_range_is_given() {
         };
         let held = live(&bench.table);
         let rank = |port: u16| {
-            let mut rank = Rank::Fresh;
-            if let Some(freed) = freed.get(&(port, peer))
-                && freed + COOLING > bench.now
-            {
-                rank = Rank::Cooling(*freed);
-            }
+            let on_slots = freed.range((port, peer, 0)..=(port, peer, u32::MAX));
+            let cools = on_slots.map(|(_, freed)| cooling(freed, bench.now));
+            let mut rank = cools.max().unwrap_or(Rank::Fresh);
             let on_key = |held: &&Reservation| (held.port, held.peer) == (port, peer);
             let mut taken = 0;
             for held in held.iter().filter(on_key) {
@@ -479,37 +483,33 @@ fn best_port_of_a_small_range_is_given() {
             }
             Some(rank)
         };
-        let best = (1..=8).filter_map(rank).min();
+        let offered: Vec<Option<Rank>> = (1..=8).map(rank).collect();
+        let best = offered.iter().flatten().min().copied();
         match bench.reserve(&request, 1..=8) {
             Ok(reserved) => {
-                let held = held
-                    .iter()
-                    .find(|held| held.port == reserved.port && held.peer == peer);
-                let given = match (held, freed.get(&(reserved.port, peer))) {
-                    (Some(_), _) => Rank::Taken,
-                    (None, Some(at)) if at + COOLING > bench.now => Rank::Cooling(*at),
-                    _ => Rank::Fresh,
-                };
+                let given = offered[usize::from(reserved.port) - 1].unwrap();
                 ranks[match given {
                     Rank::Fresh => 0,
                     Rank::Cooling(_) => 1,
-                    Rank::Taken => 2,
+                    Rank::Unused(_) => 2,
+                    Rank::Taken => 3,
                 }] += 1;
                 assert_eq!(Some(given), best);
+                freed.retain(|(_, _, slot), _| *slot != reserved.ticket.slot);
             }
             Err(error) => assert_eq!((error, best), (ReserveError::NoPort, None)),
         }
         let held = live(&bench.table);
         for held in held {
-            let key = (held.port, held.peer);
+            let key = (held.port, held.peer, held.ticket.slot);
             match bench.random.below(30) {
                 0 if !held.taken => {
                     bench.table.release(bench.now, held.ticket).unwrap();
-                    freed.insert(key, bench.now);
+                    freed.insert(key, (bench.now, false));
                 }
                 1 if held.taken => {
                     assert!(bench.table.finish(bench.now, held.ticket));
-                    freed.insert(key, bench.now);
+                    freed.insert(key, (bench.now, true));
                 }
                 2 if !held.taken => {
                     let Peer::Host(from) = held.peer else {

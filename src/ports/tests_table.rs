@@ -581,6 +581,34 @@ fn of_ports_used_lately_the_one_freed_longest_ago_is_given() {
 }
 
 #[test]
+fn port_that_nobody_came_to_is_given_after_those_of_transfers() {
+    let mut bench = Bench::new(20);
+    let unused = [1, 2].map(|port| bench.reserve(&request(ALICE), port..=port).unwrap());
+    let used = [3, 4].map(|port| {
+        let reserved = bench.reserve(&request(ALICE), port..=port).unwrap();
+        bench.connect(port, ALICE).unwrap();
+        reserved
+    });
+    bench.table.release(bench.now, unused[0].ticket).unwrap();
+    bench.table.release(bench.now, unused[1].ticket).unwrap();
+    // The one cools, the other one is left once more, by the dead.
+    bench.now += COOLING;
+    bench.dead.insert(Owner(9));
+    let mut left = request(ALICE);
+    left.owner = Owner(9);
+    left.deadline += bench.now;
+    bench.reserve(&left, 2..=2).unwrap();
+    assert_eq!(bench.reclaim_dead(), 1);
+    for used in used {
+        bench.now += 1000;
+        assert!(bench.table.finish(bench.now, used.ticket));
+    }
+    // 1 is cool by now, and 2 was freed before 3 and 4.
+    let ports = [(); 4].map(|()| bench.reserve(&request(ALICE), 1..=4).unwrap().port);
+    assert_eq!(ports, [1, 3, 4, 2]);
+}
+
+#[test]
 fn search_among_ports_used_lately_is_short() {
     let mut bench = Bench::new(2000);
     let reserved: Vec<_> = (1..=1000)
