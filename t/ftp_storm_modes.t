@@ -30,7 +30,7 @@ my @commands = (['PASV', 'PORT', 'EPRT'], ['PORT', 'EPRT'], ['PASV', 'EPSV']);
 
 my (@sessions, %count, @wrong);
 my $serial = 0;
-my $until = time + 6;
+my $until = time + ($ENV{TEST_NGINX_VALGRIND} ? 11 : 6);
 
 $Test::Nginx::FtpConn::QUIET = 1;
 

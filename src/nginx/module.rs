@@ -273,6 +273,7 @@ unsafe extern "C" fn init_module(cycle: *mut ngx_cycle_t) -> ngx_int_t {
             listener::make_transparent(cycle);
             listener::prepare(cycle);
             listener::clean_up_after(cycle);
+            zone::serve_all(cycle);
         }
     });
     NGX_OK as ngx_int_t

@@ -393,6 +393,20 @@ impl Outside {
         unsafe {
             let log = self.log();
             let zone = self.zone()?;
+            let served = match wanted.way {
+                // Nobody has to come to its port.
+                Way::Neither => Some(zone.ports()),
+                _ => zone.served(),
+            };
+            let Some(ports) = served else {
+                let name = &zone.name;
+                ngx_log_error!(
+                    NGX_LOG_ERR,
+                    log,
+                    "no worker serves the old zone \"{name}\" any more: clients have to log in anew"
+                );
+                return None;
+            };
             let kept = match wanted.tls.server && self.conf().resumes_tls {
                 true => self.resumable.keep(
                     self.upstream_connection(),
@@ -436,7 +450,7 @@ impl Outside {
                 let reserved = table.reserve(
                     zone::now(),
                     &request,
-                    zone.ports(),
+                    ports.clone(),
                     &mut || zone::random(log),
                     &mut zone::is_dead,
                     &mut |reservation| reclaimed.push(reservation),
@@ -464,7 +478,7 @@ impl Outside {
                     Some(port)
                 }
                 Err(ReserveError::NoPort) => {
-                    let (min, max) = (zone.min_port, zone.max_port);
+                    let (min, max) = ports.into_inner();
                     ngx_log_error!(
                         NGX_LOG_ERR,
                         log,

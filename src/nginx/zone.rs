@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::log::ngx_log_error;
 use nginx_sys::{
@@ -16,7 +16,7 @@ use nginx_sys::{
 };
 use ngx::core::SlabPool;
 
-use crate::ports::{self, Memory, Msec, Owner, Reservation, Table};
+use crate::ports::{self, Memory, Msec, Owner, Reservation, Served, Table};
 
 /// Fewer reservations than this are surely a mistake.
 pub const MIN_RESERVATIONS: usize = 64;
@@ -89,8 +89,22 @@ impl Zone {
         self.min_port..=self.max_port
     }
 
-    /// Runs `work` on the table, locked against every other worker.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Table<Words>) -> T) -> Option<T> {
+    /// Where a data connection of a session of this process can come to; `None` where nobody listens for its zone any
+    /// more: nginx ends, or the zone is another one since a reload or an upgrade.
+    pub fn served(&self) -> Option<RangeInclusive<u16>> {
+        let served = self.peek(|table| table.served()).flatten();
+        // SAFETY: set by this process's event loop only.
+        let leaves = unsafe { nginx_sys::ngx_exiting } != 0;
+        match served {
+            Some(served) if leaves && served.generation == GENERATION.load(Ordering::Relaxed) => {
+                None
+            }
+            Some(served) => Some(served.ports),
+            None => Some(self.ports()),
+        }
+    }
+
+    fn table(&self) -> Option<Table<Words>> {
         if self.words.is_null() {
             return None;
         }
@@ -98,11 +112,24 @@ impl Zone {
             words: self.words,
             count: self.count,
         };
+        Table::open(words).ok()
+    }
+
+    /// Runs `work` on the table, not locked: for what needs no lock.
+    fn peek<T>(&self, work: impl FnOnce(&mut Table<Words>) -> T) -> Option<T> {
+        self.table().map(|mut table| work(&mut table))
+    }
+
+    /// Runs `work` on the table, locked against every other worker.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Table<Words>) -> T) -> Option<T> {
+        if self.words.is_null() {
+            return None;
+        }
         // SAFETY: the zone was initialised before the worker began, or `words` were null.
         let pool = unsafe { SlabPool::from_shm_zone(&*self.shm) }?;
         // The mutex is nginx's: when a worker dies with it, the master unlocks it.
         let _locked = pool.lock();
-        Table::open(words).ok().map(|mut table| work(&mut table))
+        self.table().map(|mut table| work(&mut table))
     }
 }
 
@@ -190,14 +217,10 @@ pub unsafe extern "C" fn init(shm: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx
     }
 }
 
-/// Frees in every zone of the cycle what belongs to workers that are gone. For the start of a worker.
-///
-/// # Safety
-///
-/// Called in a worker with its cycle.
-pub unsafe fn reclaim_all(cycle: *mut ngx_cycle_t) {
-    // SAFETY: the list of zones is complete before a worker starts.
-    let zones = unsafe {
+/// The zones of the cycle that are ours.
+unsafe fn zones<'a>(cycle: *mut ngx_cycle_t) -> impl Iterator<Item = &'a Zone> {
+    // SAFETY: the list of zones is complete when a configuration is, and lives as long as its cycle.
+    unsafe {
         let list = &raw mut (*cycle).shared_memory.part;
         std::iter::successors(list.as_ref(), |part| part.next.as_ref())
             .flat_map(|part| {
@@ -206,8 +229,38 @@ pub unsafe fn reclaim_all(cycle: *mut ngx_cycle_t) {
             })
             .filter(|shm| (**shm).tag == tag())
             .filter_map(|shm| (*shm).data.cast::<Zone>().as_ref())
-    };
-    for zone in zones {
+    }
+}
+
+/// The number of the configuration that this process has got.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A configuration comes into force: says in every zone which ports it serves. No lock is taken: a worker that is killed
+/// with it waits for the master, too.
+///
+/// # Safety
+///
+/// Called in the master with its new cycle.
+pub unsafe fn serve_all(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller's promise.
+    let (log, zones) = unsafe { ((*cycle).log, zones(cycle)) };
+    // Drawn, as a module that replaces this one would count anew.
+    let generation = (random(log) as u32).max(1);
+    GENERATION.store(generation, Ordering::Relaxed);
+    for zone in zones.filter(|zone| zone.min_port != 0) {
+        let ports = zone.ports();
+        zone.peek(|table| table.serve(&Served { generation, ports }));
+    }
+}
+
+/// Frees in every zone of the cycle what belongs to workers that are gone. For the start of a worker.
+///
+/// # Safety
+///
+/// Called in a worker with its cycle.
+pub unsafe fn reclaim_all(cycle: *mut ngx_cycle_t) {
+    // SAFETY: the caller's promise.
+    for zone in unsafe { zones(cycle) } {
         let mut reclaimed = Reclaimed::default();
         zone.with(|table| {
             table.reclaim_dead(now(), &mut is_dead_for_sure, &mut |reservation| {

@@ -38,6 +38,8 @@ pub(super) mod header {
     pub const KEPT: usize = 12;
     /// Cache: all slots from this one on were never used.
     pub const USED: usize = 13;
+    /// Which ports are served and by which workers, see [`Served`](crate::ports::Served); 0 until somebody says so.
+    pub const SERVED: usize = 14;
     /// Words of the header, two cache lines.
     pub const SIZE: usize = 16;
 }

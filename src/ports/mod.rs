@@ -50,7 +50,7 @@ pub use reservation::{
     MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Taken,
     Ticket, Tls, Verb, Way,
 };
-pub use table::{Counts, ReserveError, Table};
+pub use table::{Counts, ReserveError, Served, Table};
 pub use text::Text;
 
 /// Milliseconds of a monotonic clock that all workers of the host share.

@@ -23,6 +23,16 @@ pub enum ReserveError {
     NoSlot,
 }
 
+/// Where data connections may come to, as the last configuration has it. Sessions of an older one that lives on
+/// must not wait elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The configuration's number.
+    pub generation: u32,
+    /// Its range.
+    pub ports: RangeInclusive<u16>,
+}
+
 /// How many slots are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -295,6 +305,22 @@ impl<M: Memory> Table<M> {
             State::Waiting | State::Taken => Some(self.slots.verb(ticket.slot)),
             State::Free | State::Kept => None,
         }
+    }
+
+    /// Says what is served from now on. One store: the lock is not needed.
+    pub fn serve(&mut self, served: &Served) {
+        let (first, last) = (*served.ports.start(), *served.ports.end());
+        let word = u64::from(served.generation) << 32 | u64::from(first) << 16 | u64::from(last);
+        self.slots.memory.store(header::SERVED, word);
+    }
+
+    /// What is served, if anybody has said. The lock is not needed.
+    pub fn served(&self) -> Option<Served> {
+        let word = self.slots.memory.load(header::SERVED);
+        (word != 0).then(|| Served {
+            generation: (word >> 32) as u32,
+            ports: (word >> 16) as u16..=word as u16,
+        })
     }
 
     /// Counts the slots; looks at every one.

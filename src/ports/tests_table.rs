@@ -1072,3 +1072,15 @@ fn reserving_costs_the_same_however_much_is_outstanding() {
     };
     assert!(stores(2900).abs_diff(stores(1)) <= 4);
 }
+
+#[test]
+fn what_is_served_is_kept_for_others() {
+    let mut bench = Bench::new(20);
+    assert_eq!(bench.table.served(), None);
+    for (generation, ports) in [(1, 1..=1), (u32::MAX, 1..=65535), (7, 65535..=65535)] {
+        let served = Served { generation, ports };
+        bench.table.serve(&served);
+        assert_eq!(bench.memory.open().served(), Some(served));
+    }
+    check(&mut bench.table);
+}
