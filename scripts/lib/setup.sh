@@ -42,6 +42,7 @@ need_packages() {
         package_installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "not root, and no sudo: install ${missing[*]}"
     say "installing ${missing[*]}"
     as_root true
     (
@@ -56,7 +57,11 @@ need_packages() {
 }
 
 need_cargo() {
-    command -v cargo >/dev/null || die "cargo is missing: install Rust 1.91 or newer with rustup"
+    local wanted found
+    wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$repo/Cargo.toml")
+    command -v cargo >/dev/null || die "cargo is missing: install Rust $wanted or newer with rustup"
+    found=$(rustc --version | cut -d' ' -f2)
+    printf '%s\n' "$wanted" "${found%%-*}" | sort -C -V || die "Rust $found is too old: install $wanted or newer with rustup"
 }
 
 # need_cargo_tool name version: unoptimised, as compiling it takes longer than all it has to do.
@@ -141,7 +146,8 @@ peer_server() {
 }
 
 need_perl() { need_packages perl libio-socket-ssl-perl openssl; }
-need_clients() { need_perl; need_packages curl lftp tnftp python3 python3-pyftpdlib; }
+# pyftpdlib does TLS with python3-openssl, which it only recommends.
+need_clients() { need_perl; need_packages curl lftp tnftp python3 python3-pyftpdlib python3-openssl; }
 need_firewall() { need_packages iproute2 nftables iptables; }
 
 # free_ports first last: nobody listens on any of them (on any address).

@@ -234,10 +234,12 @@ class Pyftpdlib(Server):
         where = [self.address, str(self.port), str(self.passive[0]), str(self.passive[-1])]
         os.chown(self.pem, NOBODY, NOGROUP)
         how = [self.setting.name, self.pem]
-        return ["/usr/bin/python3", HERE / "pyftpdlib_server.py", *where, self.root, self.user, self.password, *how]
+        # Read here, and begun elsewhere: its user may not get at a checkout in somebody's home.
+        program = (HERE / "pyftpdlib_server.py").read_text()
+        return ["/usr/bin/python3", "-c", program, *where, self.root, self.user, self.password, *how]
 
     def options(self):
-        return {**super().options(), "user": NOBODY, "group": NOGROUP, "extra_groups": []}
+        return {**super().options(), "user": NOBODY, "group": NOGROUP, "extra_groups": [], "cwd": self.root}
 
 
 ALL = {kind.name: kind for kind in (Vsftpd, Proftpd, PureFtpd, Pyftpdlib)}
