@@ -13,7 +13,8 @@ pub const COOLING: Msec = 5000;
 /// them is missed.
 pub const PROBES: u32 = 64;
 
-/// The most ports one search looks at when it already has one that merely was used lately. A busy client
+/// The most ports one search looks at when it already has one that merely was used lately, and whose connection has
+/// come. A busy client
 /// keeps all its keys warm; the best of a few is nearly as old as the best of all, and far cheaper: each costs two
 /// cache misses. In a narrow range, where keys are soon used again, they are more.
 const fn choice(ports: u64) -> u32 {
@@ -126,7 +127,7 @@ impl<M: Memory> Table<M> {
         let mut best: Option<Pick> = None;
         for probe in 0..size.min(PROBES.into()) {
             if probe >= choice(size).into()
-                && best.is_some_and(|best| best.blemish < Blemish::Taken)
+                && best.is_some_and(|best| best.blemish < Blemish::Unused(0))
             {
                 break;
             }
