@@ -219,7 +219,7 @@ pub unsafe fn has_ended(c: *mut ngx_connection_t) -> bool {
 /// Whether TLS has ended where it should not: before the handshake was done, within a record, or with a reset,
 /// which nginx takes for an end like any other.
 unsafe fn tls_was_cut(c: *mut ngx_connection_t) -> bool {
-    // SAFETY: the connection is open, and its TLS object lives as long; TCP_INFO begins with the state.
+    // SAFETY: the connection is open, and its TLS object lives as long.
     unsafe {
         let Some(tls) = (*c).ssl.as_ref() else {
             return false;
@@ -230,21 +230,44 @@ unsafe fn tls_was_cut(c: *mut ngx_connection_t) -> bool {
         if (*(*c).read).eof() == 0 {
             return false;
         }
-        let mut state = 0u8;
-        let mut length: socklen_t = 1;
-        let place = (&raw mut state).cast();
-        let asked = libc::getsockopt(
+        matches!(tcp_state(c), None | Some(TCP_CLOSE)) || SSL_has_pending(tls.connection) == 1
+    }
+}
+
+/// Whether the peer has ended or reset the connection, whatever nginx has read of it and before any event says so.
+///
+/// # Safety
+///
+/// `c` is an open TCP connection.
+pub unsafe fn peer_has_left(c: *mut ngx_connection_t) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { tcp_state(c) != Some(TCP_ESTABLISHED) }
+}
+
+/// One of linux/tcp_states.h, if this is a TCP socket.
+///
+/// # Safety
+///
+/// `c` is an open connection.
+unsafe fn tcp_state(c: *mut ngx_connection_t) -> Option<u8> {
+    let mut state = 0u8;
+    let mut length: socklen_t = 1;
+    let place = (&raw mut state).cast();
+    // SAFETY: the socket is open; TCP_INFO begins with the state, and no more than that byte is written.
+    let asked = unsafe {
+        libc::getsockopt(
             (*c).fd,
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             place,
             &raw mut length,
-        );
-        asked != 0 || state == TCP_CLOSE || SSL_has_pending(tls.connection) == 1
-    }
+        )
+    };
+    (asked == 0).then_some(state)
 }
 
-/// The state of a socket that was reset (linux/tcp.h).
+const TCP_ESTABLISHED: u8 = 1;
+/// Of a socket that was reset.
 const TCP_CLOSE: u8 = 7;
 
 /// Whether closing the socket, by whoever and for whatever reason, sends a reset or a FIN; over TLS, whether

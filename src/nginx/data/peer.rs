@@ -233,11 +233,19 @@ unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_vo
 }
 
 impl Data {
-    /// The server does not take the connection. Before any transfer command it has no reason of its own.
-    fn blame_network(&self, log: *mut ngx_log_t) {
+    /// The server does not take the connection. Before any transfer command it has no reason of its own, unless
+    /// the client has left and asked for another one.
+    ///
+    /// # Safety
+    ///
+    /// The session's connection is open.
+    unsafe fn blame_network(&self, log: *mut ngx_log_t) {
+        // SAFETY: the caller's promise.
+        let left = || unsafe { socket::peer_has_left((*self.s).connection) };
         if let (Some(taken), Some(verb)) = (self.taken, self.verb())
             && matches!(taken.way, Way::ToServer | Way::Neither)
             && verb.as_bytes().is_empty()
+            && !(taken.way == Way::ToServer && left())
         {
             let target = taken.target;
             ngx_log_error!(
