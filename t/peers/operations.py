@@ -14,8 +14,8 @@ its login it compares. The steps' verbs, with remote names relative to the sessi
     abort REMOTE LOCAL     the client sends ABOR after some bytes, after which the session goes on
 """
 
-import hashlib
 import os
+import random
 
 from processes import Failure
 
@@ -25,6 +25,7 @@ UNFINISHED = frozenset("missing refused break abort".split())  # their data conn
 SIZE = 1_300_017
 BIG = 20_000_003
 HUGE = 64 << 20
+RANDOM = os.urandom(HUGE + BIG)
 ODD_NAMES = (
     "two words",
     "it's \"quoted\"",
@@ -77,11 +78,17 @@ class Cell:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
 
 
+def content_of(size):
+    """A part of RANDOM, each time another."""
+    start = random.randrange(len(RANDOM) - size)
+    return RANDOM[start : start + size]
+
+
 def same(path, content, what):
     if not path.is_file():
         raise Failure(f"{what} is missing")
     found = path.read_bytes()
-    if hashlib.sha256(found).digest() != hashlib.sha256(content).digest():
+    if found != content:
         at = next((i for i, (a, b) in enumerate(zip(found, content)) if a != b), min(len(found), len(content)))
         raise Failure(f"{what} has {len(found)} bytes instead of {len(content)}, first difference at {at}")
 
@@ -124,7 +131,7 @@ def machine_listing(cell):
 
 
 def download(cell):
-    content = os.urandom(SIZE)
+    content = content_of(SIZE)
     cell.remote_file("down.bin", content)
     cell.step("get", "down.bin", cell.local / "down.out")
     yield
@@ -132,14 +139,14 @@ def download(cell):
 
 
 def upload(cell):
-    content = os.urandom(SIZE)
+    content = content_of(SIZE)
     cell.step("put", cell.local_file("up.in", content), "up.bin")
     yield
     cell.remote_is("up.bin", content)
 
 
 def big_files(cell):
-    content = os.urandom(BIG)
+    content = content_of(BIG)
     cell.remote_file("big-down.bin", content)
     cell.step("get", "big-down.bin", cell.local / "big-down.out")
     cell.step("put", cell.local_file("big-up.in", content), "big-up.bin")
@@ -159,7 +166,7 @@ def empty_files(cell):
 
 def resumed_download(cell):
     # The part that is there differs from the server's: only a true REST leaves it.
-    mark, content = b"m" * 100_001, os.urandom(SIZE)
+    mark, content = b"m" * 100_001, content_of(SIZE)
     cell.remote_file("resume.bin", content)
     cell.local_file("resume.out", mark)
     cell.step("reget", "resume.bin", cell.local / "resume.out")
@@ -168,7 +175,7 @@ def resumed_download(cell):
 
 
 def resumed_upload(cell):
-    mark, content = b"m" * 100_001, os.urandom(SIZE)
+    mark, content = b"m" * 100_001, content_of(SIZE)
     cell.remote_file("continue.bin", mark)
     cell.step("reput", cell.local_file("continue.in", content), "continue.bin", len(mark))
     yield
@@ -176,7 +183,7 @@ def resumed_upload(cell):
 
 
 def appending(cell):
-    start, end = os.urandom(5000), os.urandom(SIZE)
+    start, end = content_of(5000), content_of(SIZE)
     cell.remote_file("append.bin", start)
     cell.step("append", cell.local_file("append.in", end), "append.bin")
     yield
@@ -226,7 +233,7 @@ def odd_names(cell):
 
 
 def many_transfers(cell):
-    contents = [os.urandom(1 + 7919 * number) for number in range(10)]
+    contents = [content_of(1 + 7919 * number) for number in range(10)]
     for number, content in enumerate(contents):
         cell.remote_file(f"many-down-{number}", content)
         cell.step("get", f"many-down-{number}", cell.local / f"many-{number}.out")
@@ -247,7 +254,7 @@ def missing_file(cell):
 
 def refused_upload(cell):
     (cell.remote / "a folder").mkdir()
-    cell.step("refused", cell.local_file("refused.in", os.urandom(SIZE)), "a folder")
+    cell.step("refused", cell.local_file("refused.in", content_of(SIZE)), "a folder")
     cell.step("put", cell.local_file("after-refused.in", b"after"), "after-refused")
     yield
     wrong_unless((cell.remote / "a folder").is_dir(), "the folder is gone")
@@ -263,14 +270,14 @@ def aborted(cell):
 
 
 def slow_upload(cell):
-    content = os.urandom(HUGE)
+    content = content_of(HUGE)
     cell.step("put", cell.local_file("slow.in", content), "slow.bin")
     yield
     cell.remote_is("slow.bin", content)
 
 
 def stopped(cell, verb):
-    content = os.urandom(BIG)
+    content = content_of(BIG)
     cell.remote_file(f"{verb}.bin", content)
     cell.step(verb, f"{verb}.bin", cell.local / f"{verb}.out")
     cell.step("put", cell.local_file(f"after-{verb}.in", b"after"), f"after-{verb}")
@@ -304,3 +311,18 @@ ALL = {
 }
 # With a server that takes its time.
 SLOW = {"upload of 64 MiB": slow_upload}
+
+
+def prepare(cell, can, slow):
+    """Lays out the files of all operations with verbs that this pair can do; returns their second halves by name."""
+    halves = {}
+    for name, operation in (SLOW if slow else ALL).items():
+        before = len(cell.steps)
+        half = operation(cell)
+        next(half)
+        verbs = {verb for verb, *_ in cell.steps[before:]}
+        if verbs <= can:
+            halves[name] = half
+        else:
+            del cell.steps[before:]
+    return halves

@@ -5,11 +5,14 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 START_LIMIT = 10  # seconds
 
+_lock = threading.Lock()  # of these three
 _running = []
+_ending = False
 _given = set()
 
 
@@ -20,20 +23,13 @@ class Failure(Exception):
 def start(command, log, **options):
     """Starts a daemon in a process group of its own, its output going to the file `log`."""
     with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, **options
-        )
-    _running.append(process)
-    return process
+        return _launch(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options)
 
 
 def run(command, stdin, log, limit, **options):
     """Runs a client to its end; returns its exit status, or None if it was killed after `limit` seconds."""
     with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, **options
-        )
-    _running.append(process)
+        process = _launch(command, stdin=subprocess.PIPE, stdout=output, stderr=output, **options)
     try:
         process.communicate(stdin, timeout=limit)
         return process.returncode
@@ -41,6 +37,15 @@ def run(command, stdin, log, limit, **options):
         return None
     finally:
         stop(process)
+
+
+def _launch(command, **options):
+    with _lock:
+        if _ending:
+            raise Failure("the run was ended")
+        process = subprocess.Popen(command, start_new_session=True, **options)
+        _running.append(process)
+    return process
 
 
 def stop(process, limit=5):
@@ -51,12 +56,18 @@ def stop(process, limit=5):
             process.wait(patience)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             pass
-    if process in _running:
-        _running.remove(process)
+    with _lock:
+        if process in _running:
+            _running.remove(process)
 
 
 def stop_all():
-    for process in reversed(_running[:]):
+    """From here on nothing starts."""
+    global _ending
+    with _lock:
+        _ending = True
+        left = _running[::-1]
+    for process in left:
         stop(process)
 
 
@@ -70,9 +81,10 @@ def free_ports(count):
     for _ in range(200):
         first = random.randrange(10000, 32000 - count)
         ports = range(first, first + count)
-        if _given.isdisjoint(ports) and all(_bindable(port) for port in ports):
-            _given.update(ports)
-            return first
+        with _lock:
+            if _given.isdisjoint(ports) and all(_bindable(port) for port in ports):
+                _given.update(ports)
+                return first
     raise Failure(f"no {count} free ports in a row")
 
 

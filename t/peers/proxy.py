@@ -1,6 +1,7 @@
 """nginx with the module between clients and servers: two workers, a zone for each version of TLS, and a control server
 for each way to each FTP server."""
 
+import collections
 import os
 import re
 import shutil
@@ -71,7 +72,8 @@ class Proxy:
         self.error_log = folder / "error.log"
         self.control_log = folder / "control.log"
         self.data_log = folder / "data.log"
-        self._seen = {}
+        self._seen = collections.Counter()  # bytes of each log
+        self.process = None
 
     def start(self):
         for _ in range(5):
@@ -83,7 +85,7 @@ class Proxy:
             self.process = processes.start(command, output)
             if all(self.greets(route) for route in self.routes.values()):
                 self.new_lines(self.error_log)
-                processes.eventually(lambda: len(lines_of(self.control_log)) == len(self.routes))
+                self.wait_for_control_end(len(self.routes))
                 self.new_lines(self.control_log)
                 return
             processes.stop(self.process)
@@ -150,14 +152,13 @@ class Proxy:
 
     def new_lines(self, log):
         """What was written to the log since the last call."""
-        lines = lines_of(log)
-        start = self._seen.get(log, 0)
-        self._seen[log] = len(lines)
-        return lines[start:]
+        lines, self._seen[log] = lines_behind(log, self._seen[log])
+        return lines
 
-    def wait_for_control_end(self):
+    def wait_for_control_end(self, count=1):
         """nginx logs a session a moment after its client has gone."""
-        processes.eventually(lambda: len(lines_of(self.control_log)) > self._seen.get(self.control_log, 0))
+        seen = self._seen[self.control_log]
+        processes.eventually(lambda: len(lines_behind(self.control_log, seen)[0]) >= count)
 
     def stop(self):
         processes.stop(self.process)
@@ -167,8 +168,13 @@ def block(name, lines):
     return f"    {name} {{ {' '.join(lines)} }}"
 
 
-def lines_of(log):
-    return log.read_text(errors="surrogateescape").splitlines() if log.exists() else []
+def lines_behind(log, start):
+    """The lines behind that many bytes, and the number of bytes with them."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        found = file.read()
+    found = found[: found.rfind(b"\n") + 1]
+    return found.decode(errors="surrogateescape").splitlines(), start + len(found)
 
 
 def grave(lines):

@@ -82,7 +82,7 @@ class Server:
         return path
 
     def binary(self, path):
-        return unpacked(self.package) / path
+        return _folders[self.package] / path
 
 
 class Vsftpd(Server):
@@ -257,10 +257,10 @@ def setup(command):
 _folders = {}
 
 
-def unpacked(package):
-    if package not in _folders:
+def unpack(kinds):
+    """Before the first of them starts."""
+    for package in {kind.package for kind in kinds} - {None}:
         _folders[package] = pathlib.Path(setup(f"peer_server {package}"))
-    return _folders[package]
 
 
 def hashed(password):
