@@ -317,7 +317,7 @@ impl<M: Memory> Table<M> {
     /// What is served, if anybody has said. The lock is not needed.
     pub fn served(&self) -> Option<Served> {
         let word = self.slots.memory.load(header::SERVED);
-        (word != 0).then(|| Served {
+        (word != 0).then_some(Served {
             generation: (word >> 32) as u32,
             ports: (word >> 16) as u16..=word as u16,
         })
