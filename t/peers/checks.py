@@ -159,7 +159,7 @@ def refuses_clear(replies):
 
 
 def refuses_tls(transcript, replies):
-    if re.search(r"(?m)^(<--- |< )\s*AUTH\b", transcript):
+    if re.search(r"(?m)^(<--- |< |(\S+ ){4}Response: )\s*AUTH\b", transcript):
         raise Failure("FEAT promises AUTH")
     if any(code == "234" for code, _ in replies):
         raise Failure("AUTH was accepted")

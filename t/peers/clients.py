@@ -5,6 +5,7 @@ import pathlib
 import re
 import urllib.parse
 
+import filezilla
 import processes
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -44,6 +45,10 @@ class Client:
     assumes_private = False  # in implicit TLS it sends no PROT P
     accepts_tls = True  # in active mode it can begin TLS on data connections
     extends_port = True  # it can use EPRT over IPv4
+    extends_passive = True  # it can use EPSV over IPv4
+    clears_data = True  # it can leave data in clear where the control connection has TLS
+    packages = ()  # those that not every run needs
+    sparing = False  # a login takes long: not with every server in every setting
     leaves_tickets = False  # of TLS 1.3: it reads nothing while it uploads and closes with them in its socket
 
     def verbs(self, leg):
@@ -301,6 +306,27 @@ class NetFtp(Client):
         return ["/usr/bin/perl", HERE / "net_ftp_client.pl", *arguments(session)], json.dumps(steps, ensure_ascii=False)
 
 
+class FileZilla(Client):
+    """Its listings are for its own eyes, of the folders it moves files from and to."""
+
+    name = "filezilla"
+    packages = ("filezilla", "xvfb", "xdotool")
+    # Of what it can do, only the transfers can be had without its windows.
+    lacks = EVERYTHING - {"get", "put", "reget", "reput", "missing"}
+    legs = ("plain", "wanted", "explicit", "implicit")
+    resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
+    extends_port = False
+    extends_passive = False
+    clears_data = False
+    sparing = True
+
+    def run(self, session, steps):
+        return filezilla.run(session, steps, LIMIT, {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"})
+
+    def replies(self, transcript):
+        return re.findall(r"(?m)^(?:\S+ ){4}Response: (\d{3}) (.*)$", transcript)
+
+
 def quoted(text):
     """As lftp and curl's configuration file want it."""
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
@@ -311,4 +337,4 @@ def arguments(session):
     return [*where, session.leg, "P" if session.private else "C", session.authority]
 
 
-ALL = {kind.name: kind for kind in (Lftp, Curl, ClearingCurl, Tnftp, Ftplib, ResumingFtplib, NetFtp)}
+ALL = {kind.name: kind for kind in (Lftp, Curl, ClearingCurl, Tnftp, Ftplib, ResumingFtplib, NetFtp, FileZilla)}

@@ -136,6 +136,7 @@ def chosen(options):
     tls = all_tls_logins() if everything else smoke_tls_logins()
     active = all_active_logins() if everything else smoke_active_logins()
     logins = [*plain, *tls, *active]
+    logins = [login for login in logins if not login.client.sparing or is_telling(login)]
     if options.direct:
         logins = without_proxy(logins)
     return [
@@ -147,12 +148,19 @@ def chosen(options):
     ]
 
 
+def is_telling(login):
+    """For clients that take long: passive mode with what is easiest and strictest of each server, active with one."""
+    active = login.mode.active or login.mode.server_active
+    return (login.setting == servers.PLAIN or login.setting.strict) and (not active or login.kind is servers.Vsftpd)
+
+
 def plain_logins(pairs, options):
     modes = MODES if options.full else MODES[:2]
     for name, server in pairs:
         client, kind = clients.ALL[name](), servers.ALL[server]
         if "plain" in client.legs:
-            yield from (Login(client, kind, servers.PLAIN, mode, "plain", False, None) for mode in modes)
+            able = (mode for mode in modes if can(client, mode))
+            yield from (Login(client, kind, servers.PLAIN, mode, "plain", False, None) for mode in able)
         if "wanted" in client.legs and kind.tls:
             yield Login(client, kind, servers.PLAIN, MODES[0], "wanted", False, None)
 
@@ -163,8 +171,11 @@ def all_tls_logins():
             # A client in clear says no PROT; who demands TLS for data refuses C; wanted TLS is no TLS.
             senseless = leg == "wanted" or private and leg == "plain" or leg == setting.leg == "plain"
             clear = leg != "plain" and not private
-            if not senseless and not (clear and (setting.strict or setting.slow)):
+            if clear and (setting.strict or setting.slow or not client.clears_data):
+                continue
+            if not senseless:
                 for mode, version in TLS_MODES[:1] if setting.slow else TLS_MODES:
+                    mode = mode if can(client, mode) else MODES[0]
                     yield Login(client(), kind, setting, mode, leg, private, version)
 
 
@@ -186,6 +197,8 @@ def all_active_logins():
             if setting.slow or leg == "wanted" or leg == setting.leg == "plain":
                 continue
             for mode, version in ACTIVE_TLS_MODES:
+                if not can(client, mode):
+                    continue
                 private = leg != "plain" and (client.accepts_tls or not mode.active)
                 if leg != "plain" and not private and setting.strict:
                     continue  # the server takes no data in clear
@@ -196,7 +209,8 @@ def all_active_logins():
 
 
 def can(client, mode):
-    return client.extends_port or mode.command != "EPRT" or mode.client_family == 6
+    extends = {"EPRT": client.extends_port, "EPSV": client.extends_passive}
+    return mode.client_family == 6 or extends.get(mode.command, True)
 
 
 def smoke_active_logins():
