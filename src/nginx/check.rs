@@ -11,7 +11,8 @@ use nginx_sys::{
 };
 
 use super::auth;
-use super::conf::{MIXED, MainConf, SrvConf, UNSET};
+use super::conf::directives::MIXED;
+use super::conf::{MainConf, SrvConf, UNSET};
 use super::module::{ctx_index, hidden_upstream};
 #[cfg(not(nginx_listen_in_ports))]
 use super::stock::core_conf;

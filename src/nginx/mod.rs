@@ -5,7 +5,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `module` | what nginx sees of us: the module, its directives, its hooks |
-//! | `conf` | server configuration: setters, merging |
+//! | `conf` | server configuration, merging; in `conf::directives` the setters |
 //! | `check` | what only the whole configuration can tell |
 //! | `zone` | the shared memory zone: table of reservations, its lock, owners |
 //! | `control` | a control connection: the filter, which feeds the session machine |

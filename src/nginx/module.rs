@@ -14,7 +14,7 @@ use nginx_sys::{
     ngx_stream_phases_NGX_STREAM_SSL_PHASE, ngx_stream_session_t, ngx_uint_t,
 };
 
-use super::conf::{self, MainConf, SrvConf};
+use super::conf::{self, MainConf, SrvConf, directives};
 use super::context::{self, Context};
 use super::guard::{guarded, keep_panics};
 use super::stock::{self, CONF_ERROR, core_main_conf, text};
@@ -336,18 +336,18 @@ macro_rules! setter {
     };
 }
 
-setter!(set_ftp_ctrl, conf::ftp_ctrl);
-setter!(set_ftp_data, conf::ftp_data);
-setter!(set_ftp_data_peer, conf::ftp_data_peer);
-setter!(set_ftp_client_mode, conf::ftp_client_mode);
-setter!(set_ftp_server_mode, conf::ftp_server_mode);
-setter!(set_ftp_pasv_trust, conf::ftp_pasv_trust);
-setter!(set_ftp_auth_tls, conf::ftp_auth_tls);
-setter!(set_ftp_data_tls, conf::ftp_data_tls);
-setter!(set_ftp_data_tls_reuse, conf::ftp_data_tls_reuse);
+setter!(set_ftp_ctrl, directives::ftp_ctrl);
+setter!(set_ftp_data, directives::ftp_data);
+setter!(set_ftp_data_peer, directives::ftp_data_peer);
+setter!(set_ftp_client_mode, directives::ftp_client_mode);
+setter!(set_ftp_server_mode, directives::ftp_server_mode);
+setter!(set_ftp_pasv_trust, directives::ftp_pasv_trust);
+setter!(set_ftp_auth_tls, directives::ftp_auth_tls);
+setter!(set_ftp_data_tls, directives::ftp_data_tls);
+setter!(set_ftp_data_tls_reuse, directives::ftp_data_tls_reuse);
 setter!(
     set_ftp_data_tls_close_notify,
-    conf::ftp_data_tls_close_notify
+    directives::ftp_data_tls_close_notify
 );
 
 /// The name of the upstream that stands for "wherever the reservation says".

@@ -10,9 +10,10 @@ use nginx_sys::{
     ngx_stream_complex_value, ngx_stream_complex_value_t,
 };
 
+use super::conf::directives;
 use super::outside::Outside;
 use super::zone::{self, Reclaimed, Words};
-use super::{address, conf, context, socket, stock, tls};
+use super::{address, context, socket, stock, tls};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Host, Peer, Request, ReserveError, Table, Ticket, Tls, Way};
@@ -48,7 +49,7 @@ impl Outside {
             let value = self.conf().proxy_ip();
             if !value.is_null() {
                 if self.proxy_ip.is_none() {
-                    self.proxy_ip = self.evaluate(value, "proxy_ip", conf::ipv4);
+                    self.proxy_ip = self.evaluate(value, "proxy_ip", directives::ipv4);
                 }
                 return self.proxy_ip;
             }
@@ -103,7 +104,7 @@ impl Outside {
                 return Some(Host::from_socket(&local).ip());
             }
             if self.server_ip.is_none() {
-                self.server_ip = self.evaluate(value, "server_ip", conf::ip);
+                self.server_ip = self.evaluate(value, "server_ip", directives::ip);
             }
             self.server_ip
         }
