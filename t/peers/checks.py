@@ -139,17 +139,24 @@ def reaches(logs, mode, server):
 
 def protected(logs, control, data):
     """The client's legs speak the asked version of TLS, or none where that is empty."""
-    if logs.control[0][3] != control:
-        raise Failure(f"the control connection has TLS {logs.control[0][3]!r} instead of {control!r}")
+    if (versions := {line[3] for line in logs.control}) != {control}:
+        raise Failure(f"the control connection has TLS {versions} instead of {control!r}")
     if others := {version for version, _ in logs.complete} - {data}:
         raise Failure(f"data connections have TLS {others} instead of {data!r}")
 
 
 def resumed(logs, which):
-    """All data connections resumed a session, or none."""
+    """Which data connections resumed a session: all, the first two, none, or those on the port of an
+    earlier one."""
     marks = "".join(mark for _, mark in logs.complete)
-    wanted = {"all": "r+", "none": r"\.+"}[which]
-    if not re.fullmatch(wanted, marks):
+    if which == "same port":
+        ports = [line[2] for line in logs.data]
+        fresh = [line for at, line in enumerate(logs.data) if line[2] not in ports[:at]]
+        right = all(line[7] != "r" for line in fresh)
+    else:
+        wanted = {"all": "r+", "two": r"rr\.*", "none": r"\.+"}[which]
+        right = re.fullmatch(wanted, marks)
+    if not right:
         raise Failure(f"$ssl_session_reused of the data connections: {marks}")
 
 

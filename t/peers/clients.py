@@ -37,18 +37,21 @@ class Client:
     lacks = frozenset()  # verbs it cannot do by design, each with its reason beside it
     lacks_in_tls = frozenset()  # those that it cannot do there
     legs = ("plain", "explicit", "implicit")  # how it can speak
-    # By version of TLS: do all data connections resume the control connection's session? Else none.
+    # By version of TLS, which data connections resume a session, as checks.resumed() says it; else none.
     resumes = {}
+    resumes_active = None  # the same in active mode, where that is not the same
     spends_sessions = False  # of TLS 1.3: it uses each once, and needs another one for each data connection
     clears = False  # it asks for CCC after the login, and goes on in TLS when that is refused
     hurries = False  # it begins TLS on a data connection before it sends the transfer command
     assumes_private = False  # in implicit TLS it sends no PROT P
     accepts_tls = True  # in active mode it can begin TLS on data connections
-    extends_port = True  # it can use EPRT over IPv4
+    extends_port = (4, 6)  # the families over which it can use EPRT
     extends_passive = True  # it can use EPSV over IPv4
     clears_data = True  # it can leave data in clear where the control connection has TLS
     packages = ()  # those that not every run needs
     sparing = False  # a login takes long: not with every server in every setting
+    takes_end_for_refusal = False  # a data connection that ends during its TLS handshake is a failed PASV for it
+    wants_global_ipv6 = False  # it uses no IPv6 where there is only ::1
     leaves_tickets = False  # of TLS 1.3: it reads nothing while it uploads and closes with them in its socket
 
     def verbs(self, leg):
@@ -83,7 +86,8 @@ class Lftp(Client):
     )
     legs = ("plain", "wanted", "explicit", "implicit")
     resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
-    extends_port = False
+    extends_port = ()  # over IPv6 it sends EPRT |2|::|, which means nobody
+    wants_global_ipv6 = True
     leaves_tickets = True
 
     def command(self, session, steps):
@@ -150,6 +154,7 @@ class Curl(Client):
     )
     legs = ("plain", "wanted", "explicit", "implicit")
     hurries = True
+    takes_end_for_refusal = True
     # Having accepted one it may wait for the server's bytes before it begins TLS, with any server and no proxy.
     accepts_tls = False
     resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
@@ -299,6 +304,9 @@ class NetFtp(Client):
         }
     )
     lacks_in_tls = frozenset({"abort"})  # its IAC IP goes in clear between the records
+    # It keeps sessions by the address and port that it has connected to. Of TLS 1.3 it uses each ticket once.
+    resumes = {"TLSv1.2": "same port"}
+    resumes_active = {"TLSv1.2": "all", "TLSv1.3": "two"}
     assumes_private = True
     leaves_tickets = True
 
@@ -315,7 +323,7 @@ class FileZilla(Client):
     lacks = EVERYTHING - {"get", "put", "reget", "reput", "missing"}
     legs = ("plain", "wanted", "explicit", "implicit")
     resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
-    extends_port = False
+    extends_port = (6,)
     extends_passive = False
     clears_data = False
     sparing = True

@@ -94,7 +94,7 @@ class Lane:
         host = PROXY_HOST[mode.client_family] if self.proxy else server.address
         where = (host, route.port, server.user, server.password, mode.command, f"/{label}", cell.local)
         session = clients.Session(*where, login.leg, login.private, self.authority.file)
-        halves = operations.prepare(cell, client.verbs(login.leg) - server.lacks, server.setting.slow)
+        halves = operations.prepare(cell, login.verbs, server.setting.slow)
         client_began = time.monotonic()
         status = client.run(session, cell.steps)
         client_took = time.monotonic() - client_began

@@ -96,8 +96,19 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
 
     @property
     def resumes(self):
-        """Which data connections resume the control connection's session: all or none."""
-        return self.client.resumes.get(self.version, "none") if self.private else "none"
+        """Which data connections resume a session, as checks.resumed() says it."""
+        resumes = self.client.resumes
+        if self.mode.active and self.client.resumes_active:
+            resumes = self.client.resumes_active
+        return resumes.get(self.version, "none") if self.private else "none"
+
+    @property
+    def verbs(self):
+        """What client and server can do together."""
+        verbs = self.client.verbs(self.leg) - self.kind.lacks
+        if self.private and self.client.takes_end_for_refusal and self.kind.ends_before_refusal:
+            verbs -= {"refused"}
+        return verbs
 
     def known(self, direct):
         """Why the client fails with this server though the proxy is right or none is there (direct), or None."""
@@ -209,8 +220,9 @@ def all_active_logins():
 
 
 def can(client, mode):
-    extends = {"EPRT": client.extends_port, "EPSV": client.extends_passive}
-    return mode.client_family == 6 or extends.get(mode.command, True)
+    if mode.command == "EPRT":
+        return mode.client_family in client.extends_port
+    return mode.command != "EPSV" or mode.client_family == 6 or client.extends_passive
 
 
 def smoke_active_logins():

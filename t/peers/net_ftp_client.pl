@@ -19,7 +19,7 @@ $Client::mode = $mode;
 $| = 1;
 
 my $passive = $mode =~ /^(PASV|EPSV)$/ ? 1 : 0;
-my @options = (Port => $port, Passive => $passive, Timeout => 20, Debug => 1, SSL_ca_file => $authority);
+my @options = (Port => $port, Passive => $passive, Timeout => 10, Debug => 1, SSL_ca_file => $authority);
 push @options, SSL => 1 if $leg eq 'implicit';
 my $ftp = Client->new($host, @options) or die "connect: $@\n";
 check('starttls', $ftp->starttls) if $leg eq 'explicit';

@@ -111,6 +111,11 @@ def have_ipv6():
         return False
 
 
+def have_global_ipv6():
+    with open("/proc/net/if_inet6") as addresses:
+        return any(line.split()[3] == "00" for line in addresses)
+
+
 def greets(address, port, process, tls=None):
     """Waits until an FTP greeting comes from there; False if the process ended before. tls: context of implicit TLS."""
     end = time.monotonic() + START_LIMIT

@@ -36,6 +36,7 @@ class Server:
     settings = (PLAIN,)  # those it can have
     tls = False  # it offers AUTH TLS even as PLAIN
     demands_resumption = False  # it can, and does where it is strict
+    ends_before_refusal = False  # it ends a data connection, and then refuses the transfer
     waits_for_command = False  # it resets data connections on which TLS begins before the transfer command
 
     def __init__(self, folder, address, setting, certificate, context):
@@ -143,6 +144,7 @@ class Proftpd(Server):
     name, package = "proftpd", "proftpd"
     settings = (PLAIN, EXPLICIT, EXPLICIT_STRICT, IMPLICIT, IMPLICIT_STRICT)
     demands_resumption = True
+    ends_before_refusal = True
 
     def command(self):
         users = self.write(
