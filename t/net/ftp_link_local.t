@@ -190,6 +190,8 @@ for my $pair ([@hosts], [reverse @hosts]) {
     ok(!$listener->touched, "$host server's port untouched");
 
     my ($near, $far) = ($c->data(10000), $listener->accept);
+    $c->command('STOR f');
+    is($s->line, "STOR f\r\n", "$host STOR");
     is($t->transfer('upload', $near, $far), '', "$host upload");
     $_->close for $c, $s;
 }
@@ -267,7 +269,11 @@ for my $pair ([@hosts], [reverse @hosts]) {
         my $near = $c->data($port);
         my $far = $t->in(server => sub { $t->dial($s, @told) });
 
+        $c->command($way eq 'upload' ? 'STOR f' : 'RETR f');
+        $s->line;
         is($t->transfer($way, $near, $far), '', "$host meets, $way");
+        $s->send("226 done\r\n");
+        is($c->line, "226 done\r\n", "$host meets, $way told");
     }
 
     $_->close for $c, $s;

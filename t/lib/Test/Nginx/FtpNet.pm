@@ -394,8 +394,16 @@ sub both_ways {
         my $peer = $far->peer_addr;
         return "$way: from $peer" if $arg{peer} && $peer ne $arg{peer};
 
+        # the end of an upload waits for its command, for a while
+        $c->command($way eq 'upload' ? 'STOR f' : 'RETR f');
+        $s->line;
+
         my $error = $self->transfer($way, $near, $far);
         return "$way: $error" if $error;
+
+        $s->send("226 done\r\n");
+        my $told = $c->line;
+        return "$way: $told" if $told ne "226 done\r\n";
     }
 
     return '';
