@@ -304,9 +304,9 @@ class NetFtp(Client):
         }
     )
     lacks_in_tls = frozenset({"abort"})  # its IAC IP goes in clear between the records
-    # It keeps sessions by the address and port that it has connected to. Of TLS 1.3 it uses each ticket once.
+    # It keeps sessions by the address and port that it has connected to.
     resumes = {"TLSv1.2": "same port"}
-    resumes_active = {"TLSv1.2": "all", "TLSv1.3": "two"}
+    resumes_active = {"TLSv1.2": "all", "TLSv1.3": "all"}
     assumes_private = True
     leaves_tickets = True
 
