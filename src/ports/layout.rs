@@ -54,8 +54,8 @@ pub(super) mod field {
     pub const KEY: usize = 1;
     /// Cache: neighbours in the bucket.
     pub const BUCKET: usize = 4;
-    /// Deadline of a WAITING slot, when a FREE one was freed and in the highest bit whether it had been TAKEN, without
-    /// meaning in a TAKEN one.
+    /// Deadline of a WAITING slot, and when a FREE one was freed, without meaning in a TAKEN one. The highest bit says of a
+    /// FREE slot whether it had been TAKEN, and of a TAKEN one whether the client is connected, or its end has begun.
     pub const WHEN: usize = 5;
     pub const SESSION: usize = 6;
     pub const OWNER: usize = 7;

@@ -47,8 +47,8 @@ pub use layout::{LAYOUT, LayoutError, capacity};
 pub use memory::Memory;
 pub use pick::{COOLING, PROBES};
 pub use reservation::{
-    MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Taken,
-    Ticket, Tls, Verb, Way,
+    MAX_NAME, MAX_PATH, MAX_USER, MAX_VERB, Mode, Owner, Request, Reservation, Reserved, Stage,
+    Taken, Ticket, Tls, Verb, Way,
 };
 pub use table::{Counts, ReserveError, Served, Table};
 pub use text::Text;

@@ -112,6 +112,17 @@ pub struct Taken {
     pub kept: Option<Ticket>,
 }
 
+/// How far a data connection has come, for those where the proxy dials the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nobody has taken its reservation.
+    Waiting,
+    /// This worker's connection has, and dials the client.
+    Taken(Owner),
+    /// The client is connected.
+    Reached,
+}
+
 /// A reservation to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {

@@ -228,7 +228,7 @@ fn whole<const MAX: usize>(name: &[u8]) -> &[u8] {
     if name.len() > MAX { b"" } else { name }
 }
 
-/// In the time of a FREE slot: it had been TAKEN.
+/// In the time of a FREE slot: it had been TAKEN. In that of a TAKEN one: the client is connected.
 const USED: u64 = 1 << 63;
 
 /// The slots and the header, without the cache.
@@ -294,6 +294,17 @@ impl<M: Memory> Slots<M> {
         self.get(slot, field::WHEN) & USED != 0
     }
 
+    /// Whether the client of a TAKEN slot is connected; one that is half-way to FREE has nobody any more who would be.
+    pub fn is_reached(&self, slot: u32) -> bool {
+        self.get(slot, field::WHEN) & USED != 0
+    }
+
+    /// Says so of a TAKEN slot, in one store.
+    pub fn reach(&mut self, slot: u32) {
+        let when = self.get(slot, field::WHEN);
+        self.set(slot, field::WHEN, when | USED);
+    }
+
     /// Whether the slot waits for a connection that may no longer come.
     pub fn expired(&self, slot: u32, now: Msec) -> bool {
         self.state(slot) == State::Waiting && self.when(slot) <= now
@@ -343,7 +354,7 @@ impl<M: Memory> Slots<M> {
         let kept = request.kept.map_or(0, |kept| kept.id);
         self.set(slot, field::KEPT, kept);
         self.set(slot, field::TEXTS, texts.pack());
-        self.set(slot, field::WHEN, request.deadline);
+        self.set(slot, field::WHEN, request.deadline & !USED);
         self.set(slot, field::STATE, pack_state(id, State::Waiting));
     }
 

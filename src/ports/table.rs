@@ -5,7 +5,8 @@ use super::layout::{LAYOUT, Layout, LayoutError, MAGIC, header};
 use super::reclaim::Reaper;
 use super::slot::{Packed, Slots, State};
 use super::{
-    Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Taken, Ticket, Verb, Way,
+    Host, Memory, Msec, Owner, Peer, Request, Reservation, Reserved, Stage, Taken, Ticket, Verb,
+    Way,
 };
 use std::ops::RangeInclusive;
 
@@ -249,6 +250,27 @@ impl<M: Memory> Table<M> {
     /// Whether the ticket's reservation is in use by a data connection.
     pub fn is_taken(&self, ticket: Ticket) -> bool {
         self.slots.state_of(ticket) == Some(State::Taken)
+    }
+
+    /// Says that the client is connected to the data connection that has taken the ticket's reservation. Answers whether
+    /// there is one.
+    pub fn reach(&mut self, ticket: Ticket) -> bool {
+        let taken = self.is_taken(ticket);
+        if taken {
+            self.slots.reach(ticket.slot);
+        }
+        taken
+    }
+
+    /// How far the ticket's data connection has come; `None` if it is over, or can come no more.
+    pub fn stage(&self, now: Msec, ticket: Ticket) -> Option<Stage> {
+        let slot = ticket.slot;
+        match self.slots.state_of(ticket)? {
+            State::Waiting => (!self.slots.expired(slot, now)).then_some(Stage::Waiting),
+            State::Taken if self.slots.is_reached(slot) => Some(Stage::Reached),
+            State::Taken => Some(Stage::Taken(self.slots.owner(slot))),
+            State::Free | State::Kept => None,
+        }
     }
 
     /// Notes the session's last transfer command, waiting or taken. Answers whether the ticket's reservation

@@ -299,6 +299,41 @@ fn worker_killed_at_any_store_harms_nobody() {
 }
 
 #[test]
+fn client_once_reached_is_not_waited_for_again() {
+    let (mut scene, tickets) = scene();
+    let [_, taken, ..] = tickets;
+    let before = scene.table.stage(scene.now, taken);
+    assert!(matches!(before, Some(Stage::Taken(_))));
+    // One store: done, or not.
+    let reach = |bench: &mut Bench, ticket: Option<Ticket>| {
+        assert!(bench.table.reach(ticket.unwrap()));
+    };
+    let deed = Deed {
+        name: "reach",
+        on: Some(taken),
+        work: reach,
+    };
+    let memory = killed(&scene, &deed, 0).unwrap();
+    assert_eq!(
+        over(memory, scene.now).table.stage(scene.now, taken),
+        before
+    );
+    assert!(killed(&scene, &deed, 1).is_none());
+    reach(&mut scene, Some(taken));
+    for deed in deeds(tickets) {
+        for stores in 0.. {
+            let Some(memory) = killed(&scene, &deed, stores) else {
+                break;
+            };
+            let after = over(memory, scene.now).table.stage(scene.now, taken);
+            let ended = deed.name == "finish" && after.is_none();
+            let at = format!("{} at {stores}", deed.name);
+            assert!(ended || after == Some(Stage::Reached), "{at}: {after:?}");
+        }
+    }
+}
+
+#[test]
 fn worker_killed_while_it_repairs_harms_nobody() {
     let (scene, tickets) = scene();
     let before = live(&scene.table);

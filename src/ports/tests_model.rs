@@ -26,6 +26,8 @@ struct Model {
     slots: usize,
     live: BTreeMap<u64, Reservation>,
     gone: Vec<Ticket>,
+    /// Whose clients are connected.
+    reached: BTreeSet<u64>,
     last_id: u64,
     /// When every slot was last looked at in vain.
     swept: u64,
@@ -44,6 +46,7 @@ impl Model {
             slots,
             live: BTreeMap::new(),
             gone: Vec::new(),
+            reached: BTreeSet::new(),
             last_id: 0,
             swept: 0,
             next_owner: 4,
@@ -346,6 +349,35 @@ impl Model {
         }
     }
 
+    fn reach(&mut self) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let held = self.live.get(&ticket.id);
+        let taken = held.is_some_and(|held| held.taken);
+        assert_eq!(self.bench.table.reach(ticket), taken);
+        if taken {
+            self.reached.insert(ticket.id);
+            self.saw("reached");
+        }
+    }
+
+    fn stage(&mut self) {
+        let Some(ticket) = self.some_ticket() else {
+            return;
+        };
+        let now = self.bench.now;
+        let expected = match self.live.get(&ticket.id) {
+            Some(held) if held.taken && self.reached.contains(&held.ticket.id) => {
+                Some(Stage::Reached)
+            }
+            Some(held) if held.taken => Some(Stage::Taken(held.owner)),
+            Some(held) => (held.deadline > now).then_some(Stage::Waiting),
+            None => None,
+        };
+        assert_eq!(self.bench.table.stage(now, ticket), expected);
+    }
+
     fn read(&mut self) {
         let Some(ticket) = self.some_ticket() else {
             return;
@@ -388,8 +420,10 @@ impl Model {
             500..620 => self.take(),
             620..690 => self.give_back(false),
             690..790 => self.give_back(true),
-            790..850 => self.annotate(),
-            850..950 => self.read(),
+            790..830 => self.annotate(),
+            830..850 => self.reach(),
+            850..870 => self.stage(),
+            870..950 => self.read(),
             950..953 => self.kill_a_worker(),
             953..957 => self.reclaim(),
             957..960 => self.reopen(),
@@ -426,7 +460,7 @@ fn table_agrees_with_the_model() {
     for (what, count) in &seen {
         assert!(*count > 50, "{what} only {count} times: {seen:?}");
     }
-    assert_eq!(seen.len(), 11, "{seen:?}");
+    assert_eq!(seen.len(), 12, "{seen:?}");
 }
 
 #[test]

@@ -247,6 +247,47 @@ fn release_frees_what_waits_and_finish_what_is_taken() {
 }
 
 #[test]
+fn client_is_reached_once_its_connection_is_there() {
+    let mut bench = Bench::new(4);
+    let ticket = bench.reserve(&request(ALICE), 1..=1).unwrap().ticket;
+    let stage = |bench: &Bench| bench.table.stage(bench.now, ticket);
+    assert_eq!(stage(&bench), Some(Stage::Waiting));
+    assert!(!bench.table.reach(ticket), "nobody has come");
+    assert_eq!(stage(&bench), Some(Stage::Waiting));
+    let now = bench.now;
+    let taken = bench.table.take(now, ticket, 1, host(ALICE), Owner(2));
+    assert_eq!(taken.map(|taken| taken.deadline), Some(60_000));
+    assert_eq!(stage(&bench), Some(Stage::Taken(Owner(2))));
+    assert!(bench.table.reach(ticket));
+    assert_eq!(stage(&bench), Some(Stage::Reached));
+    bench.table.annotate(ticket, b"RETR", b"file");
+    assert_eq!(stage(&bench), Some(Stage::Reached));
+    assert!(bench.table.finish(bench.now, ticket));
+    assert_eq!(stage(&bench), None);
+    assert!(!bench.table.reach(ticket));
+    // Whoever has the slot next begins anew, however late its deadline.
+    let forever = Request {
+        deadline: Msec::MAX,
+        ..request(BOB)
+    };
+    let next = bench.reserve(&forever, 1..=1).unwrap().ticket;
+    bench.connect(1, BOB).unwrap();
+    let next = bench.table.stage(bench.now, next);
+    assert!(matches!(next, Some(Stage::Taken(_))), "{next:?}");
+    check(&mut bench.table);
+}
+
+#[test]
+fn nobody_waits_for_a_reservation_that_has_expired() {
+    let mut bench = Bench::new(4);
+    let ticket = bench.reserve(&request(ALICE), 1..=1).unwrap().ticket;
+    assert_eq!(bench.table.stage(59_999, ticket), Some(Stage::Waiting));
+    assert_eq!(bench.table.stage(60_000, ticket), None);
+    bench.connect(1, ALICE).unwrap();
+    assert!(bench.table.stage(60_000, ticket).is_some());
+}
+
+#[test]
 fn stale_ticket_changes_nothing() {
     let mut bench = Bench::new(1);
     let stale = bench.reserve(&request(ALICE), PORT..=PORT).unwrap().ticket;
