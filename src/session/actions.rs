@@ -35,6 +35,10 @@ pub trait Actions {
     /// The transfer command for what [`Actions::reserve_dialled`] reserved is about to go to the server: dial. Called
     /// once for each such reservation at most. On an error the command goes nowhere: the server would wait in vain.
     fn dial(&mut self) -> Result<(), Unavailable>;
+    /// The server has said its last word on the last transfer, a yes or a no: whether the data connection, which is
+    /// dialled toward the client, has yet to come there. Asked again and again while it has, and each time for a short
+    /// moment only: no other word passes before.
+    fn is_on_its_way(&mut self, yes: bool) -> bool;
     /// Both will dial: reserve a data port for the server. The address returned is told to the server.
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable>;
     /// The server has accepted the address of [`Actions::reserve_for_server`]: reserve a data port for the

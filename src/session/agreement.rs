@@ -45,7 +45,27 @@ pub struct Agreement {
     translated: bool,
 }
 
+/// Who makes the data connection come to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialler {
+    /// The client itself.
+    Client,
+    /// The server, who dials the proxy, which then dials the client.
+    Server,
+    /// The proxy alone.
+    Proxy,
+}
+
 impl Agreement {
+    /// Who dials, once both agree.
+    fn dialler(&self) -> Dialler {
+        match (self.address, self.sent.is_active()) {
+            (None, _) => Dialler::Client,
+            (Some(_), true) => Dialler::Server,
+            (Some(_), false) => Dialler::Proxy,
+        }
+    }
+
     /// Both legs in the same mode: what the server says fits.
     fn is_of_one_mode(&self) -> bool {
         self.asked.is_active() == self.sent.is_active()
@@ -279,6 +299,7 @@ impl Session {
             return;
         };
         let yes = (200..=299).contains(&code.number());
+        self.dialler = agreement.dialler();
         let done = match agreement.sent.is_active() {
             _ if !yes => return self.refused(agreement, code, reply, actions),
             false => self.server_listens(agreement, code, reply, actions),

@@ -34,6 +34,8 @@ mod queue;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_early;
+#[cfg(test)]
 mod tests_endings;
 #[cfg(test)]
 mod tests_modes;
@@ -50,7 +52,7 @@ use crate::ftp::line::Line;
 use crate::ftp::reply::Piece;
 use crate::ftp::{Code, Command, Lines, ReplyReader};
 pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable};
-use agreement::{Agreement, announced};
+use agreement::{Agreement, Dialler, announced};
 pub use local::Local;
 pub use modes::{ClientModes, Mode, Modes, ServerMode};
 use protection::{Answer, Protection};
@@ -148,6 +150,10 @@ pub struct Session {
     postponed: Option<Vec<u8>>,
     /// The next transfer command makes the proxy dial.
     dialled: bool,
+    /// Who dials whom for the data connection that was agreed on last.
+    dialler: Dialler,
+    /// The server's last word on a transfer is next, and not out: whether it is a yes.
+    verdict: Option<bool>,
     /// EPSV ALL was said.
     epsv_all: bool,
     /// PASV or EPSV, if the server does not know it.
@@ -184,6 +190,8 @@ impl Session {
             agreement: None,
             postponed: None,
             dialled: false,
+            dialler: Dialler::Client,
+            verdict: None,
             epsv_all: false,
             unknown: None,
             client_ended: false,
@@ -269,19 +277,55 @@ impl Session {
     }
 
     /// Takes bytes of the server. Returns how many: fewer than there are when TLS begins with the client, none
-    /// from then on; the rest is offered again after [`Session::secured`].
+    /// from then on; the rest is offered again after [`Session::secured`]. Nor are any taken while [`Session::holds`]; the
+    /// rest, be it nothing, is offered again soon.
     pub fn from_server(&mut self, input: &[u8], actions: &mut impl Actions) -> usize {
         let mut rest = input;
-        while !self.handshaking {
+        while !self.handshaking && !self.is_early(actions) {
             let withhold = self.agrees() || self.queue.withholds_next();
             match self.reader.next(&mut rest, withhold) {
-                Some(Piece::Begin(code)) => self.begin(code),
+                Some(Piece::Begin(code)) => {
+                    self.begin(code);
+                    self.verdict = self.verdict(code);
+                }
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
                 Some(Piece::End(code)) => self.end(code, actions),
                 None => break,
             }
         }
         input.len() - rest.len()
+    }
+
+    /// Whether the server's last word on a transfer waits for the data connection to come to the client.
+    pub fn holds(&self) -> bool {
+        self.verdict.is_some()
+    }
+
+    /// Whether what the server says next must not be said yet: where the proxy dials the client, one that hears of the end
+    /// of a transfer before its data connection is there takes it for a failure. No server would say that, it dials first.
+    fn is_early(&mut self, actions: &mut impl Actions) -> bool {
+        let Some(yes) = self.verdict else {
+            return false;
+        };
+        // Who breaks a transfer off waits for no connection.
+        let early = !self.queue.awaits_abor() && actions.is_on_its_way(yes);
+        if !early {
+            self.verdict = None;
+        }
+        early
+    }
+
+    /// Whether a reply is the last word on a transfer that the client may have to see a data connection of before, and a
+    /// yes. 421 is no answer but the server's goodbye.
+    fn verdict(&self, code: Code) -> Option<bool> {
+        if self.dialler == Dialler::Client || matches!(code.number(), 100..=199 | 227 | 229 | 421) {
+            return None;
+        }
+        let progress = self.queue.takes_as_transfer(code)?;
+        let yes = (200..=299).contains(&code.number());
+        // Asked to listen, a server that refuses at once has not seen anybody, and waits for nobody.
+        let unseen = self.dialler == Dialler::Proxy && progress == Progress::Asked;
+        (yes || !unseen).then_some(yes)
     }
 
     /// The server sends nothing more: what it left unfinished goes on unless it may be a 227 or 229.

@@ -175,6 +175,23 @@ impl Queue {
         optional.any(|entry| entry.fits(code))
     }
 
+    /// What the server has said so far to the transfer that a final reply with this code ends; `None` where it ends none.
+    pub fn takes_as_transfer(&self, code: Code) -> Option<Progress> {
+        let stays_out = |entry: &&Expected| entry.is_optional() && !entry.fits(code);
+        match self.entries.iter().find(|entry| !stays_out(entry)) {
+            Some(&Expected::Transfer(progress)) => {
+                (!is_of_stat(progress, code)).then_some(progress)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the client has asked for the end of a transfer.
+    pub fn awaits_abor(&self) -> bool {
+        let abor = |entry: &Expected| matches!(entry, Expected::Abor { .. });
+        self.entries.iter().any(abor)
+    }
+
     /// Whether the next reply answers FEAT.
     pub fn awaits_feat(&self) -> bool {
         self.next_command() == Some(Expected::Feat)
@@ -228,7 +245,7 @@ impl Queue {
             Expected::Local(_) => None,
             // A greeting that is none; the real one is still to come.
             Expected::Greeting if code.is_passive() => None,
-            Expected::Transfer(Progress::Started) if matches!(code.number(), 211..=213) => {
+            Expected::Transfer(progress) if is_of_stat(progress, code) => {
                 let place = self.place_of(|entry| *entry == Expected::Stat);
                 self.remove(place.unwrap_or(0))
             }
@@ -297,6 +314,11 @@ impl Queue {
         }
         entry
     }
+}
+
+/// Whether a final reply answers STAT, and not the transfer in whose course it comes.
+fn is_of_stat(progress: Progress, code: Code) -> bool {
+    progress == Progress::Started && matches!(code.number(), 211..=213)
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ pub(super) struct Outside {
     pub(super) room: Option<u16>,
     /// What is dialled fails at once.
     pub(super) cannot_dial: bool,
+    /// How often a data connection is still on its way to the client.
+    pub(super) on_its_way: usize,
+    /// With a yes, a no, of the server.
+    pub(super) waited: [usize; 2],
 }
 
 impl Outside {
@@ -96,6 +100,12 @@ impl Actions for Outside {
             true => Err(Unavailable),
             false => Ok(()),
         }
+    }
+    fn is_on_its_way(&mut self, yes: bool) -> bool {
+        self.waited[usize::from(!yes)] += 1;
+        let left = self.on_its_way.checked_sub(1);
+        self.on_its_way = left.unwrap_or(0);
+        left.is_some()
     }
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
         self.toward_server(&format!("for server {}", described(asked)))

@@ -43,11 +43,13 @@ pub(super) fn toward(server: ServerMode) -> Scene {
     scene(V4, ClientModes::Any, server, true)
 }
 
-/// A session under way. What the machine does not take of the client's bytes it is offered again.
+/// A session under way. What the machine does not take of either side's bytes it is offered again.
 pub(super) struct Running {
     pub(super) session: Session,
     pub(super) outside: Outside,
     pub(super) unread: Vec<u8>,
+    /// Of the server's bytes.
+    pub(super) held: Vec<u8>,
 }
 
 impl Running {
@@ -66,6 +68,7 @@ impl Running {
                 ..Outside::default()
             },
             unread: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -77,7 +80,10 @@ impl Running {
     }
 
     pub(super) fn server_says(&mut self, bytes: &[u8]) {
-        self.session.from_server(bytes, &mut self.outside);
+        self.held.extend_from_slice(bytes);
+        let taken = self.session.from_server(&self.held, &mut self.outside);
+        self.held.drain(..taken);
+        assert!(self.held.is_empty() || self.session.holds());
         if self.session.takes_commands() {
             self.client_says(b"");
         }

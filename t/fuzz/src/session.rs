@@ -7,6 +7,7 @@
 //! <  what follows comes from the server    ~  from here on there is no data port, or there is again
 //! #  4,000 letters                         {  the client sends nothing more
 //! %  4,090 commands of the client          `  the server sends nothing more
+//! ^  from here on data connections are on their way to the client, or are there again
 //! ```
 
 use crate::feed::{Feed, Random};
@@ -77,6 +78,7 @@ enum Step {
     Server(Vec<u8>),
     Secured,
     Full,
+    OnItsWay,
     ClientEnded,
     ServerEnded,
 }
@@ -90,6 +92,7 @@ fn steps(script: &[u8]) -> Vec<Step> {
             b'<' => Step::Server(Vec::new()),
             b'}' => Step::Secured,
             b'~' => Step::Full,
+            b'^' => Step::OnItsWay,
             b'{' => Step::ClientEnded,
             b'`' => Step::ServerEnded,
             b'#' | b'%' if long == MAX_LONG => continue,
@@ -195,6 +198,7 @@ struct Outside {
     lines: Vec<Vec<u8>>,
     reserved: u16,
     full: bool,
+    on_its_way: bool,
     handshaking: bool,
     closed: bool,
 }
@@ -350,6 +354,10 @@ impl Actions for Outside {
         })
     }
 
+    fn is_on_its_way(&mut self, _yes: bool) -> bool {
+        self.on_its_way
+    }
+
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
         heap::uncounted(|| {
             assert!(!asked.mode.is_active());
@@ -492,10 +500,14 @@ impl Player {
         let bytes = std::mem::take(&mut self.server);
         self.server = self.offer(&bytes, |session, piece, outside| {
             let taken = session.from_server(piece, outside);
-            assert!(taken == piece.len() || outside.handshaking);
+            assert!(taken == piece.len() || outside.handshaking || session.holds());
             taken
         });
-        if self.server_ends && self.server.is_empty() && !self.outside.handshaking {
+        if bytes.is_empty() && self.session.holds() {
+            self.call(|session, outside| session.from_server(b"", outside));
+        }
+        let waits = self.outside.handshaking || self.session.holds();
+        if self.server_ends && self.server.is_empty() && !waits {
             self.server_ends = false;
             self.call(|session, outside| session.server_ended(outside));
         }
@@ -516,6 +528,7 @@ fn play(data: &[u8], cuts: Option<Cuts>) -> Outside {
                 player.server(b"");
             }
             Step::Full => player.outside.full ^= true,
+            Step::OnItsWay => player.outside.on_its_way ^= true,
             Step::ClientEnded if !client_ended => {
                 (client_ended, player.client_ends) = (true, true);
             }
@@ -524,6 +537,9 @@ fn play(data: &[u8], cuts: Option<Cuts>) -> Outside {
                 player.server(b"");
             }
             _ => {}
+        }
+        if player.session.holds() {
+            player.server(b"");
         }
         player.client(b"");
     }
