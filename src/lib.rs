@@ -39,7 +39,8 @@
 //! modes         -> session::agreement: what client and server are asked for, each in its own mode;
 //!                  in nginx's session the downstream connection is always the client's leg, and the peer the
 //!                  server's, whoever has dialled: nginx::active exchanges two sockets, nginx::dialled makes a
-//!                  session of a connection to the client, nginx::meet joins two that were accepted
+//!                  session of a connection to the client, nginx::meet joins two that were accepted;
+//!                  nginx::hold keeps the server's last word from a client that is still being dialled
 //! ```
 //!
 //! # Invariants

@@ -214,7 +214,81 @@ for my $pair (@pairs) {
     broken($pair);
 }
 
+# the client is told of the end when TCP has come to it, and then its handshake
+# begins, as with a server that dials it
+
+for my $pair (grep { /^active/ } @pairs) {
+    for my $near ('explicit', 'implicit') {
+        for my $far ('plain', 'tls') {
+            my ($c, $s) = session($near, $far, $pair);
+            is(protect($c, $s, $far, 'P'), '', "$pair $near $far, late PROT");
+            late($c, $s, "$pair $near $far, late", $far eq 'tls');
+        }
+    }
+}
+
 $t->done;
+
+# The proxy dials a client that does not accept yet.
+sub late {
+    my ($c, $s, $name, $server_tls) = @_;
+
+    my $client = $t->server(backlog => 1);
+    my @fill = map { Test::Nginx::FtpClient->connect(port => $client->port) }
+        1, 2;
+
+    $c->command($t->active_command($client));
+
+    my $line = $s->line;
+    my ($passive, @told);
+
+    if ($line =~ /^EPSV/) {
+        $passive = $t->server(addr => $s->local_addr);
+        $s->send("229 Extended (|||${\$passive->port}|)\r\n");
+
+    } else {
+        @told = $t->told($line);
+        $s->send("200 okay\r\n");
+    }
+
+    like($c->line, qr/\A200 /, "$name 200");
+    $c->command('RETR f');
+    is($s->line, "RETR f\r\n", "$name RETR");
+
+    my $far = $passive ? undef : $t->dial($s, @told);
+
+    $s->send("150 now\r\n226 done\r\n");
+    is($c->line, "150 now\r\n", "$name 150");
+    $s->taken;
+    $c->command('NOOP');
+    is($s->line, "NOOP\r\n", "$name NOOP");
+    is($c->waiting, '', "$name nothing yet");
+
+    $_->close for map { $client->accept } @fill;
+
+    my $near = $client->accept;
+    is($c->line, "226 done\r\n", "$name 226");
+
+    $far //= $passive->accept;
+
+    if ($server_tls) {
+        $tls->serve($far, cert => $cert{server}, mute => 1);
+        ok($far->handshake, "$name server TLS");
+    }
+
+    ok($tls->secure($near), "$name client TLS");
+    $far->send($bytes);
+    $far->finish;
+    ok($near->rest eq $bytes, "$name bytes");
+    $near->close;
+    $far->rest;
+
+    $s->send("200 fine\r\n");
+    is($c->line, "200 fine\r\n", "$name next reply");
+    $_->close for $c, $s;
+
+    return;
+}
 
 # What goes wrong: nothing of it becomes a transfer.
 sub broken {

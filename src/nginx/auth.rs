@@ -291,7 +291,7 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, data: *mut c_void,
             if what == NGX_STREAM_UPSTREAM_NOTIFY_CONNECT as ngx_uint_t {
                 auth.greeting = Some(std::mem::take(&mut auth.upgrade).into_greeting());
                 if let Some(control) = context::control(s) {
-                    control.greet();
+                    control.call_filter();
                 }
             }
             if let Some(Some(balancer)) = of(s).map(|auth| auth.notify) {

@@ -210,6 +210,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 proxy_ip: None,
                 server_ip: None,
                 dial: None,
+                hold: None,
                 from_server: None,
                 mode: None,
                 earlier: VecDeque::new(),
@@ -276,12 +277,12 @@ impl Control {
         self.auth.as_deref_mut()
     }
 
-    /// The server's greeting is there already: has the filter called at the next turn.
+    /// There is something for the client, whether or not the server sends more: has the filter called at the next turn.
     ///
     /// # Safety
     ///
     /// The client's connection is open.
-    pub unsafe fn greet(&mut self) {
+    pub unsafe fn call_filter(&mut self) {
         // SAFETY: the caller's promise.
         unsafe {
             let c = (*self.session()).connection;
@@ -297,6 +298,7 @@ impl Control {
 
     /// The session is over.
     pub fn end(&mut self) {
+        self.outside.hold = None;
         self.outside.release();
         if let Some(zone) = self.outside.zone() {
             self.outside.resumable.forget(zone);
@@ -341,7 +343,7 @@ impl Control {
             let greeting = self.auth().is_some_and(|auth| auth.has_greeting());
             mark(
                 (*self.session()).connection,
-                self.from_server.waits() || greeting,
+                self.from_server.waits() || greeting || self.machine.holds(),
             );
         }
     }
@@ -391,6 +393,10 @@ impl Control {
             if let Some(greeting) = self.auth().and_then(Auth::greeting) {
                 self.machine.from_server(&greeting, &mut self.outside);
             }
+            if self.machine.holds() && self.from_server.front().is_none() {
+                // All of it may be taken but not said.
+                self.machine.from_server(b"", &mut self.outside);
+            }
             let mut begun = false;
             while let Some(buf) = self.from_server.front() {
                 if self.outside.start_tls || self.handshake.is_some() {
@@ -412,7 +418,7 @@ impl Control {
                     break;
                 }
             }
-            let ended = self.from_server.ends_now();
+            let ended = !self.machine.holds() && self.from_server.ends_now();
             if ended {
                 self.machine.server_ended(&mut self.outside);
             }
@@ -421,6 +427,7 @@ impl Control {
             self.outside.send_to_server(false)?;
             self.start_tls_if_asked();
             self.mark_held();
+            self.look_again_if_held();
             if begun {
                 // A transfer begins: Synch and ABOR may stand behind its command.
                 read_past_urgent((*self.session()).connection);
@@ -428,6 +435,16 @@ impl Control {
             self.wake_client_side();
         }
         self.outside.close_if_asked()
+    }
+
+    /// The server's last word on a transfer may be said soon.
+    unsafe fn look_again_if_held(&mut self) {
+        if !self.machine.holds() {
+            self.outside.hold = None;
+        } else if let Some(hold) = &mut self.outside.hold {
+            // SAFETY: the client's connection outlives the state.
+            unsafe { hold.look_again((*self.outside.s).connection) };
+        }
     }
 
     /// 234 is with the kernel: the next bytes on the wire are TLS.

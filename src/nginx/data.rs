@@ -182,8 +182,18 @@ impl Data {
     pub unsafe fn answered(&mut self, fine: bool) {
         self.waits = false;
         self.doomed = !fine;
+        if fine {
+            self.reach();
+        }
         // SAFETY: the caller's promise.
         unsafe { self.mark_doomed() };
+    }
+
+    /// The client is connected, as its control connection may want to know; see `hold`.
+    fn reach(&self) {
+        if let (Some(zone), Some(taken)) = (self.zone(), self.taken) {
+            zone.with(|table| table.reach(taken.ticket));
+        }
     }
 
     unsafe fn mark_doomed(&self) {
@@ -202,11 +212,15 @@ impl Data {
         self.waits = false;
         let s = self.s;
         // SAFETY: the caller's promise.
-        unsafe {
+        let exchanged = unsafe {
             self.other
                 .as_mut()
                 .is_some_and(|other| active::exchange(s, other))
+        };
+        if exchanged {
+            self.reach();
         }
+        exchanged
     }
 
     fn go_on(&self) -> ngx_int_t {

@@ -42,6 +42,7 @@ mod data;
 mod dialled;
 mod early;
 mod guard;
+mod hold;
 mod input;
 mod linger;
 mod listener;

@@ -14,6 +14,7 @@ use super::conf::SrvConf;
 use super::context;
 use super::data;
 use super::dialled::{self, Dial};
+use super::hold::Hold;
 use super::input::HELD;
 use super::meet;
 use super::output::Output;
@@ -52,6 +53,8 @@ pub struct Outside {
     /// Where the client of a data connection listens that the proxy will begin, and where the connection to it comes
     /// from.
     pub dial: Option<(SocketAddr, Option<SocketAddr>)>,
+    /// The server's last word on a transfer is held.
+    pub hold: Option<Box<Hold>>,
     /// How the last data port was asked for.
     pub mode: Option<Mode>,
     /// Earlier reservations whose data connection may still be open.
@@ -348,6 +351,10 @@ impl Actions for Outside {
     fn dial(&mut self) -> Result<(), Unavailable> {
         // SAFETY: the session is alive, and of the cycle that its zone is of.
         unsafe { self.begin_data() }.ok_or(Unavailable)
+    }
+
+    fn is_on_its_way(&mut self, yes: bool) -> bool {
+        self.looks_for_data(yes)
     }
 
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {
