@@ -231,6 +231,17 @@ for my $number (1, 4, 2) {
     works('size', 0);
 }
 
+# ---- the same for sessions that are older than two reloads
+
+{
+    my @all = sessions(0);
+
+    $t->reload(zone('ftp', 0, 30, 37, size => '2m'));
+    $t->reload(zone('ftp', 0, 30, 37, size => '3m'));
+    still('older size', \@all, 0, 0);
+    works('older size', 0);
+}
+
 # ---- a zone that goes, and one of the same name that is another one
 
 {

@@ -64,6 +64,13 @@ $servers .= "    server { listen 127.0.0.1:${\$t->port($narrow)} sndbuf=4k; "
     . "$settings[0][1] ssl_session_cache shared:tls-cache-required:32k; "
     . "proxy_pass ${\$server->at}; }\n";
 
+# one whose sessions are soon forgotten
+my $short = $n + 1;
+$servers .= "    server { listen 127.0.0.1:${\$t->port($short)}; "
+    . "ftp_ctrl zone=cache-optional; ftp_auth_tls on; ssl_session_timeout 1s; "
+    . "$settings[0][1] ssl_session_cache shared:tls-cache-optional:32k; "
+    . "proxy_pass ${\$server->at}; }\n";
+
 $t->run(<<"EOF");
     $certificates
     log_format data '\$ssl_session_reused \$ssl_protocol \$ftp_data_status';
@@ -211,6 +218,20 @@ for my $count (1, 100) {
         is(transfer($c, $s, 'EPSV', $verb, version => 1.3), 'r TLSv1.3 complete',
             "$name, $verb resumed");
     }
+}
+
+# ---- none is known longer than what the login has shown
+
+{
+    my ($c, $s) = $tls->explicit($t, $server, version => 1.3, port => $t->port($short));
+    my $listener = $server->passive;
+
+    is($c->protect, '', 'short, PROT P');
+    ok($t->wait_for('a session that is too old', sub {
+        my $last = secret($c->tls_session);
+        $t->passive($c, $s, $listener, 'EPSV');
+        return secret($c->tls_session) eq $last;
+    }), 'short, no more tickets');
 }
 
 # ---- what others have in the cache stays there

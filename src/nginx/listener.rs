@@ -3,7 +3,8 @@
 //! connection closes what it has accepted before anybody else has seen it: that must be a reset, too.
 //!
 //! A listening socket outlives its configuration. One that serves something else after a reload must lose what it has
-//! of ours, also where the new configuration does not load this module at all.
+//! of ours, also where the new configuration does not load this module at all. What nobody cleans are the sockets that a
+//! new binary without this module inherits.
 
 use std::ffi::c_void;
 use std::mem::size_of;
@@ -14,14 +15,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::log::ngx_log_error;
 use libc::{IPPROTO_TCP, SO_LINGER, SOL_SOCKET, TCP_NODELAY, linger, socklen_t};
 use nginx_sys::{
-    NGX_LOG_NOTICE, NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE, ngx_cycle_t, ngx_listening_t,
-    ngx_log_t, ngx_pool_cleanup_add, ngx_process, ngx_stream_conf_ctx_t,
-    ngx_stream_init_connection, ngx_stream_port_t, ngx_uint_t,
+    NGX_LOG_NOTICE, NGX_PROCESS_MASTER, ngx_cycle_t, ngx_listening_t, ngx_log_t,
+    ngx_pool_cleanup_add, ngx_process, ngx_stream_conf_ctx_t, ngx_stream_init_connection,
+    ngx_stream_port_t, ngx_uint_t,
 };
 
 use super::address;
 use super::check::{self, conf_of};
 use super::conf::SrvConf;
+use super::guard::guarded;
 use super::socket::{set_option, set_reset, set_transparent};
 use super::stock::core_conf;
 
@@ -144,19 +146,20 @@ pub unsafe fn clean_up_after(cycle: *mut ngx_cycle_t) {
 }
 
 unsafe extern "C" fn leave(cycle: *mut c_void) {
-    // SAFETY: the cycle is being destroyed. Of its sockets those that remain are another's by now, and open.
+    let cycle = cycle.cast::<ngx_cycle_t>();
+    // SAFETY: the cycle is being destroyed. In the master this is at once, and of its sockets those that remain are
+    // another's by now, and open.
     unsafe {
-        let last = CYCLES.fetch_sub(1, Ordering::Relaxed) == 1;
-        // A worker's end is not the end of its sockets.
-        let owns = [NGX_PROCESS_MASTER, NGX_PROCESS_SINGLE].contains(&(ngx_process as u32));
-        if !last || !owns {
-            return;
-        }
-        for listener in listeners(cycle.cast()) {
-            if listener.remain() == 1 {
+        guarded((*cycle).log, (), || {
+            let last = CYCLES.fetch_sub(1, Ordering::Relaxed) == 1;
+            // A worker's end is not the end of its sockets.
+            if !last || ngx_process != NGX_PROCESS_MASTER as ngx_uint_t {
+                return;
+            }
+            for listener in listeners(cycle).filter(|listener| listener.remain() == 1) {
                 hand_on(listener.fd, Inherited::NONE);
             }
-        }
+        });
     }
 }
 

@@ -12,11 +12,13 @@ use super::log::ngx_log_error;
 use nginx_sys::{
     ERR_clear_error, NGX_AGAIN, NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK,
     NGX_STREAM_INTERNAL_SERVER_ERROR, SSL, SSL_CTRL_SET_MSG_CALLBACK_ARG,
-    SSL_CTX_sess_get_remove_cb, SSL_ctrl, SSL_do_handshake, SSL_get_session, SSL_session_reused,
-    SSL_set_cert_cb, SSL_set_msg_callback, SSL_set_num_tickets, SSL_set_session_id_context,
-    SSL_shutdown, SSL_version, SSL3_RT_ALERT, TLS1_3_VERSION, ngx_add_timer, ngx_connection_t,
-    ngx_del_timer, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_log_t, ngx_post_event,
-    ngx_posted_events, ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
+    SSL_CTX_sess_get_remove_cb, SSL_SESSION_get_time, SSL_SESSION_get_timeout,
+    SSL_SESSION_set_time, SSL_SESSION_set_timeout, SSL_ctrl, SSL_do_handshake, SSL_get_session,
+    SSL_session_reused, SSL_set_cert_cb, SSL_set_msg_callback, SSL_set_num_tickets,
+    SSL_set_session_id_context, SSL_shutdown, SSL_version, SSL3_RT_ALERT, TLS1_3_VERSION,
+    ngx_add_timer, ngx_cached_time, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt,
+    ngx_event_t, ngx_int_t, ngx_log_t, ngx_post_event, ngx_posted_events,
+    ngx_ssl_create_connection, ngx_ssl_handshake, ngx_stream_core_run_phases,
     ngx_stream_finalize_session, ngx_stream_handler_pt, ngx_stream_phases_NGX_STREAM_SSL_PHASE,
     ngx_stream_session_t, ngx_uint_t,
 };
@@ -149,11 +151,24 @@ unsafe extern "C" fn on_message(
 /// not load into an nginx with OpenSSL 1.1.1, whatever it was built against.
 static NEW_TICKET: AtomicUsize = AtomicUsize::new(0);
 
-/// Looks for it. For the start of a worker.
+/// Looks for it, where the functions that this module is linked to are: another library may have brought another OpenSSL
+/// into the process. For the start of a worker.
 pub fn find_tickets() {
     // SAFETY: the name of a function.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"SSL_new_session_ticket".as_ptr()) };
-    NEW_TICKET.store(found.expose_provenance(), Ordering::Relaxed);
+    let known = SSL_get_session as *const c_void;
+    let ours = !found.is_null() && library_of(found) == library_of(known);
+    let place = if ours { found.expose_provenance() } else { 0 };
+    NEW_TICKET.store(place, Ordering::Relaxed);
+}
+
+/// Where the library begins that the function is in.
+fn library_of(function: *const c_void) -> Option<*mut c_void> {
+    // SAFETY: zeroes are a value of it, and there is room for the answer.
+    unsafe {
+        let mut found: libc::Dl_info = mem::zeroed();
+        (libc::dladdr(function, &raw mut found) != 0).then_some(found.dli_fbase)
+    }
 }
 
 /// A ticket at once, for the data connection of a client that uses each session of TLS 1.3 once: data connections give
@@ -165,7 +180,8 @@ pub fn find_tickets() {
 /// `c` is the open control connection of a client, and not called from within its TLS.
 #[inline(never)] // Out of the way of those without TLS.
 pub unsafe fn give_ticket(c: *mut ngx_connection_t, given: &mut bool) {
-    // SAFETY: the caller's promise. The function is of the type that OpenSSL declares.
+    // SAFETY: the caller's promise. The function is of the type that OpenSSL declares, and in the library that the
+    // connection's TLS object is of.
     unsafe {
         let new_ticket = NEW_TICKET.load(Ordering::Relaxed);
         let Some(ssl) = (*c).ssl.as_ref() else {
@@ -175,9 +191,22 @@ pub unsafe fn give_ticket(c: *mut ngx_connection_t, given: &mut bool) {
         if new_ticket == 0 || ssl.handshaked() == 0 || SSL_version(tls) < TLS1_3_VERSION as i32 {
             return;
         }
+        // Whoever does not read takes no ticket either; what OpenSSL cannot send would stand in the way of `proxy_timeout`.
+        if (*(*c).write).ready() == 0 {
+            return;
+        }
         let new_ticket: unsafe extern "C" fn(*mut SSL) -> i32 =
             mem::transmute(std::ptr::with_exposed_provenance::<c_void>(new_ticket));
         let session = SSL_get_session(tls);
+        // It is known as long as that of the handshake: with a whole time for each ticket a client could go on for ever
+        // without showing its certificate again.
+        let now = (*ngx_cached_time).sec;
+        let left = SSL_SESSION_get_timeout(session) - (now - SSL_SESSION_get_time(session));
+        if left <= 0 {
+            return;
+        }
+        SSL_SESSION_set_time(session, now);
+        SSL_SESSION_set_timeout(session, left);
         if *given && let Some(remove) = SSL_CTX_sess_get_remove_cb(ssl.session_ctx) {
             remove(ssl.session_ctx, session);
         }

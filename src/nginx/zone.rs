@@ -92,18 +92,26 @@ impl Zone {
     /// Where a data connection of a session of this process can come to; `None` where nobody listens for its zone any
     /// more: nginx ends, or the zone is another one since a reload or an upgrade.
     pub fn served(&self) -> Option<RangeInclusive<u16>> {
-        let served = self.peek(|table| table.served()).flatten();
+        let Some(served) = self.table().and_then(|table| table.served()) else {
+            return Some(self.ports());
+        };
         // SAFETY: set by this process's event loop only.
         let leaves = unsafe { nginx_sys::ngx_exiting } != 0;
-        match served {
-            Some(served) if leaves && served.generation == GENERATION.load(Ordering::Relaxed) => {
-                None
-            }
-            Some(served) => Some(served.ports),
-            None => Some(self.ports()),
+        let own = served.generation == GENERATION.load(Ordering::Relaxed);
+        let nobodys = served.generation == NOBODYS || leaves && own;
+        (!nobodys).then_some(served.ports)
+    }
+
+    /// Says which ports are served, and by whom. No lock is taken: a worker that is killed with it waits for the master,
+    /// too.
+    fn serve(&self, generation: u32) {
+        if let Some(mut table) = self.table().filter(|_| self.min_port != 0) {
+            let ports = self.ports();
+            table.serve(&Served { generation, ports });
         }
     }
 
+    /// The table, not locked.
     fn table(&self) -> Option<Table<Words>> {
         if self.words.is_null() {
             return None;
@@ -113,11 +121,6 @@ impl Zone {
             count: self.count,
         };
         Table::open(words).ok()
-    }
-
-    /// Runs `work` on the table, not locked: for what needs no lock.
-    fn peek<T>(&self, work: impl FnOnce(&mut Table<Words>) -> T) -> Option<T> {
-        self.table().map(|mut table| work(&mut table))
     }
 
     /// Runs `work` on the table, locked against every other worker.
@@ -235,21 +238,29 @@ unsafe fn zones<'a>(cycle: *mut ngx_cycle_t) -> impl Iterator<Item = &'a Zone> {
 /// The number of the configuration that this process has got.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// A configuration comes into force: says in every zone which ports it serves. No lock is taken: a worker that is killed
-/// with it waits for the master, too.
+/// That of a zone which no configuration has any more; none that is drawn.
+const NOBODYS: u32 = 0;
+
+/// A configuration comes into force: says in every zone which ports it serves, and in those of the one before that it has
+/// not, that nobody does.
 ///
 /// # Safety
 ///
-/// Called in the master with its new cycle.
+/// Called in the master with its new cycle; the memory of the one before is mapped.
 pub unsafe fn serve_all(cycle: *mut ngx_cycle_t) {
-    // SAFETY: the caller's promise.
-    let (log, zones) = unsafe { ((*cycle).log, zones(cycle)) };
+    // SAFETY: the caller's promise. At nginx's start the cycle before has no zones.
+    let (log, new, old) = unsafe {
+        let (new, old) = (zones(cycle), zones((*cycle).old_cycle));
+        ((*cycle).log, new.collect::<Vec<_>>(), old)
+    };
     // Drawn, as a module that replaces this one would count anew.
-    let generation = (random(log) as u32).max(1);
+    let generation = (random(log) as u32).max(NOBODYS + 1);
     GENERATION.store(generation, Ordering::Relaxed);
-    for zone in zones.filter(|zone| zone.min_port != 0) {
-        let ports = zone.ports();
-        zone.peek(|table| table.serve(&Served { generation, ports }));
+    for zone in &new {
+        zone.serve(generation);
+    }
+    for gone in old.filter(|old| !new.iter().any(|zone| ptr::eq(zone.words, old.words))) {
+        gone.serve(NOBODYS);
     }
 }
 

@@ -1,5 +1,5 @@
-//! The operations on the table. Each is to be called with the memory's lock held, and holds on to nothing
-//! afterwards.
+//! The operations on the table. Each but `serve` and `served` is to be called with the memory's lock held, and holds on
+//! to nothing afterwards.
 
 use super::layout::{LAYOUT, Layout, LayoutError, MAGIC, header};
 use super::reclaim::Reaper;

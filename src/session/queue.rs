@@ -25,7 +25,7 @@ pub enum Progress {
     /// A 1yz, most often 150 or 125.
     Started,
     /// Two: a command gets one (RFC 959 5.4), but Pure-FTPd says nothing else at the end of a download that the client
-    /// has broken off. The final reply may stay out.
+    /// has broken off. The final reply may stay out; a third one is the next command's, if there is one.
     Over,
 }
 

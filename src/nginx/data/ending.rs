@@ -1,12 +1,13 @@
 //! How a data connection ends: whether each side has got everything, which is asked while both sockets are open.
 
+use std::cell::LazyCell;
 use std::fmt;
 
 use nginx_sys::{ngx_chain_t, ngx_stream_upstream_t};
 
 use super::Data;
 use crate::nginx::{context, socket};
-use crate::ports::Text;
+use crate::ports::Verb;
 
 /// How a data connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +92,11 @@ impl Legs {
                 return none;
             }
             let (from_client, from_server) = ((*s).received != 0, upstream.received != 0);
+            // Asked for only where the bytes do not tell.
+            let verb = LazyCell::new(|| data.verb().unwrap_or_else(|| Verb::new(b"")));
             Self {
-                client_has_all: server_ended || !(from_server || data.is_download()),
-                server_has_all: client_ended || !(from_client || !from_server && data.is_upload()),
+                client_has_all: server_ended || !(from_server || is_download(&verb)),
+                server_has_all: client_ended || !(from_client || !from_server && is_upload(&verb)),
             }
         }
     }
@@ -112,16 +115,12 @@ unsafe fn has_bytes(mut chain: *mut ngx_chain_t) -> bool {
     false
 }
 
-impl Data {
-    /// The client is to send a file.
-    fn is_upload(&self) -> bool {
-        let verb = self.verb();
-        let verb = verb.as_ref().map_or(b"".as_slice(), Text::as_bytes);
-        matches!(verb, b"STOR" | b"STOU" | b"APPE")
-    }
+/// The client is to send a file.
+fn is_upload(verb: &Verb) -> bool {
+    matches!(verb.as_bytes(), b"STOR" | b"STOU" | b"APPE")
+}
 
-    /// The server is to send a file or a listing.
-    fn is_download(&self) -> bool {
-        self.verb().is_some_and(|verb| !verb.as_bytes().is_empty()) && !self.is_upload()
-    }
+/// The server is to send a file or a listing.
+fn is_download(verb: &Verb) -> bool {
+    !verb.as_bytes().is_empty() && !is_upload(verb)
 }
