@@ -21,8 +21,13 @@ my ($bad, $good) = map { $t->server } 1 .. 2;
 my $nobody = $t->server;
 
 # one port at two addresses, for a name that has both
-my @twins = $t->server(addr => '127.0.0.2');
-push @twins, $t->server(addr => '127.0.0.3', port => $twins[0]->port);
+my @twins;
+$t->wait_for('a port that is free at both', sub {
+    my $twin = $t->server(addr => '127.0.0.2');
+    my $other = eval { $t->server(addr => '127.0.0.3', port => $twin->port) };
+    @twins = ($twin, $other) if $other;
+    return $other;
+}) or die "no port for twins\n";
 my $dns = Test::Nginx::FtpDns->new;
 my $dead = $nobody->at;
 $nobody->close;
