@@ -13,7 +13,7 @@ use super::zone;
 use crate::ports::Msec;
 
 /// Milliseconds that the end waits at most: there may be no command at all.
-const PATIENCE: Msec = 3000;
+const PATIENCE: Msec = 1000;
 
 /// Milliseconds between two looks at the reservation.
 const STEP: ngx_msec_t = 10;
