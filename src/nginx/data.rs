@@ -34,6 +34,7 @@ use super::conf::SrvConf;
 use super::context::{self, Context};
 use super::early::{self, Early};
 use super::guard::guarded;
+use super::hello::Hello;
 use super::meet::{self, Met};
 use super::socket::{self, set_reset_at_close};
 use super::stock;
@@ -60,6 +61,12 @@ pub struct Data {
     /// The client's leg begins with a handshake.
     tls: bool,
     handshake: Option<Handshake>,
+    /// The client's handshake has been begun.
+    shaken: bool,
+    /// The server's has to wait.
+    hello: Option<Box<Hello>>,
+    /// It was connected, before its handshake.
+    met: bool,
     /// The client's handshake is not to be had, or not as it must be.
     unsafe_client: bool,
     /// The TLS session that the server may resume, to know another one; it is not followed.
@@ -116,11 +123,35 @@ impl Data {
         Some(taken.session)
     }
 
+    /// What keeps the proxy's hello back.
+    pub fn hello(&mut self) -> Option<&mut Hello> {
+        self.hello.as_deref_mut()
+    }
+
+    /// The proxy's hello may be sent, to a server that has been met if it still is there.
+    pub fn send_hello(&mut self, met: bool) {
+        self.met = met;
+        self.hello = None;
+    }
+
+    /// Begins the client's handshake, if there is to be one and has not been.
+    ///
+    /// # Safety
+    ///
+    /// The session is proxied.
+    pub unsafe fn begin_handshake(&mut self) {
+        if self.tls && !self.shaken && !self.doomed {
+            self.shaken = true;
+            // SAFETY: the caller's promise; nothing has been sent to the client yet.
+            self.handshake = Some(unsafe { tls::begin(self.s) });
+        }
+    }
+
     /// The client's handshake is over; the server's bytes may come.
     ///
     /// # Safety
     ///
-    /// Both connections are open.
+    /// The client's connection is open.
     pub unsafe fn end_handshake(&mut self, fine: bool) -> Option<Handshake> {
         self.unsafe_client = !fine;
         // SAFETY: the caller's promise.
@@ -129,8 +160,9 @@ impl Data {
             if fine {
                 early::watch(self.s, &mut self.early);
             }
-            let pc = (*(*self.s).upstream).peer.connection;
-            if !pc.is_null() {
+            let upstream = (*self.s).upstream;
+            let pc = (*upstream).peer.connection;
+            if !pc.is_null() && (*upstream).connected() == 1 {
                 tls::hold(pc, false);
                 ngx_post_event((*pc).read, &raw mut ngx_posted_events);
             }
@@ -165,6 +197,9 @@ impl Data {
             doomed: false,
             tls: false,
             handshake: None,
+            shaken: false,
+            hello: None,
+            met: false,
             unsafe_client: false,
             resumed: ptr::null_mut(),
             notified: false,

@@ -12,8 +12,8 @@ use super::guard::guarded;
 use super::zone;
 use crate::ports::Msec;
 
-/// Milliseconds that the end waits at most: there may be no command at all.
-const PATIENCE: Msec = 1000;
+/// Milliseconds that anything waits at most for the command: there may be none at all.
+pub const PATIENCE: Msec = 1000;
 
 /// Milliseconds between two looks at the reservation.
 const STEP: ngx_msec_t = 10;

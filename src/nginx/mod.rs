@@ -14,7 +14,9 @@
 //! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: its phases; in `data::peer` what the stock proxy asks, in `data::ending` how it ends |
+//! | `hold` | a server's last word before its data connection |
 //! | `early` | the end of an upload before its command |
+//! | `hello` | TLS toward the server of a data connection before its command |
 //! | `active` | a data connection that the server has begun: the client is dialled, the two exchanged |
 //! | `dialled` | a data connection that the proxy begins: the client is dialled, and made a session |
 //! | `meet` | two data connections that make one: across workers |
@@ -42,6 +44,7 @@ mod data;
 mod dialled;
 mod early;
 mod guard;
+mod hello;
 mod hold;
 mod input;
 mod linger;

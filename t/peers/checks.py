@@ -79,6 +79,7 @@ class Logs:
 
     def __init__(self, proxy):
         proxy.wait_for_control_end()
+        proxy.wait_for_data_end()
         self.control = [line.split("|") for line in proxy.new_lines(proxy.control_log)]
         data = [line.split("|") for line in proxy.new_lines(proxy.data_log)]
         self.data = [line for line in data if line[3] != "handed over"]

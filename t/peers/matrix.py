@@ -65,6 +65,7 @@ TLS_SMOKE = (
     ("tnftp", "plain", "C", "proftpd", servers.EXPLICIT_STRICT),
     ("ftplib", "plain", "C", "vsftpd", servers.IMPLICIT_STRICT),
     ("curl", "explicit", "P", "pyftpdlib", servers.PLAIN),
+    ("curl", "implicit", "P", "pyftpdlib", servers.EXPLICIT_STRICT),
     ("lftp", "explicit", "P", "vsftpd", servers.EXPLICIT_STRICT),
     ("Net::FTP", "explicit", "P", "proftpd", servers.IMPLICIT_STRICT),
     ("ftplib", "explicit", "C", "vsftpd", servers.EXPLICIT),
@@ -112,12 +113,9 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
 
     def known(self, direct):
         """Why the client fails with this server though the proxy is right or none is there (direct), or None."""
-        # For a client in clear the proxy says PROT P.
-        private = self.setting.leg != "plain" and (self.private or self.leg == "plain")
-        if private and self.kind.waits_for_command and not self.mode.connects_late:
-            # An active client begins TLS when the server has connected, and this one does that early.
-            if self.client.hurries and not self.mode.active or not direct:
-                return "the server resets a data connection on which TLS begins before the transfer command"
+        early = self.client.hurries and self.kind.waits_for_command
+        if direct and early and self.private and not self.mode.active:
+            return "the server resets a data connection on which TLS begins before the transfer command"
         if not direct or not self.private:
             return None
         # Both have TLS 1.3 then.

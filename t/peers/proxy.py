@@ -160,6 +160,16 @@ class Proxy:
         seen = self._seen[self.control_log]
         processes.eventually(lambda: len(lines_behind(self.control_log, seen)[0]) >= count)
 
+    def wait_for_data_end(self):
+        """A data connection that its client has left may wait a moment for a transfer command."""
+        seen = self._seen[self.error_log]
+
+        def all_have_ended():
+            lines = lines_behind(self.error_log, seen)[0]
+            return sum("ftp finished port" in line for line in lines) >= sum("ftp matched port" in line for line in lines)
+
+        processes.eventually(all_have_ended)
+
     def stop(self):
         processes.stop(self.process)
 

@@ -230,6 +230,7 @@ class PureFtpd(Server):
 class Pyftpdlib(Server):
     name = "pyftpdlib"
     settings = (PLAIN, EXPLICIT, EXPLICIT_STRICT)
+    ends_before_refusal = True  # where TLS begins, be it behind the command
     waits_for_command = True
 
     def command(self):

@@ -4,14 +4,15 @@
 use std::ffi::c_void;
 
 use nginx_sys::{
-    NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_OK, NGX_PEER_FAILED, ngx_conf_t, ngx_int_t, ngx_log_t,
-    ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
+    NGX_AGAIN, NGX_DONE, NGX_ERROR, NGX_LOG_ERR, NGX_OK, NGX_PEER_FAILED, ngx_conf_t, ngx_int_t,
+    ngx_log_t, ngx_peer_connection_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
     ngx_stream_upstream_srv_conf_t, ngx_uint_t,
 };
 
 use super::ending::Legs;
 use super::{Data, FAILED};
 use crate::nginx::guard::guarded;
+use crate::nginx::hello::Hello;
 use crate::nginx::log::ngx_log_error;
 use crate::nginx::socket::{self, set_reset_at_close, set_silent_at_close};
 use crate::nginx::{address, context, early, linger, resume, stock, tls};
@@ -101,13 +102,18 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
             (*peer).socklen = target.socklen;
             (*peer).name = &raw mut target.name;
             // Those who were there first have been told already how to end.
-            match data.other.as_mut().map(|server| server.give()) {
+            let state = match data.other.as_mut().map(|server| server.give()) {
                 Some(Some(server)) => {
                     (*peer).connection = server;
                     NGX_DONE as ngx_int_t
                 }
-                Some(None) => FAILED,
+                Some(None) => return FAILED,
                 None => connect(peer),
+            };
+            let done = state == NGX_DONE as ngx_int_t || state == NGX_AGAIN as ngx_int_t;
+            match done && data.keeps_hello_back() {
+                true => NGX_AGAIN as ngx_int_t,
+                false => state,
             }
         })
     }
@@ -154,8 +160,8 @@ unsafe extern "C" fn notify(peer: *mut ngx_peer_connection_t, s: *mut c_void, _w
                 (*c).set_close(1);
                 ngx_post_event((*c).read, &raw mut ngx_posted_events);
             } else if data.tls {
-                tls::hold(pc, true);
-                data.handshake = Some(tls::begin(data.s));
+                data.begin_handshake();
+                tls::hold(pc, data.handshake.is_some());
             } else {
                 early::watch(data.s, &mut data.early);
             }
@@ -177,7 +183,7 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
                 }
                 // In its handshake it is there, or was: a client may have thought better of it, or the server.
                 let answered = !pc.is_null() && (!(*pc).ssl.is_null() || socket::is_connected(pc));
-                if let Some(data) = context::data(s.cast()).filter(|_| !answered) {
+                if let Some(data) = context::data(s.cast()).filter(|data| !answered && !data.met) {
                     data.blame_network((*peer).log);
                 }
                 return;
@@ -233,6 +239,18 @@ unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_vo
 }
 
 impl Data {
+    /// Whether the hello to the server waits for the transfer command.
+    ///
+    /// # Safety
+    ///
+    /// Called from within the peer's `get`, with a connection.
+    unsafe fn keeps_hello_back(&mut self) -> bool {
+        let waits = self.taken.is_some_and(|taken| taken.tls.server) && !self.is_named();
+        // SAFETY: the caller's promise.
+        self.hello = waits.then(|| unsafe { Hello::keep_back(self.s) });
+        waits
+    }
+
     /// The server does not take the connection. Before any transfer command it has no reason of its own, unless
     /// the client has left and asked for another one.
     ///
