@@ -42,7 +42,7 @@ my $control = join '',
     ctrl('; ftp_client_mode any; ftp_server_mode active;'),             # 2
     ctrl('; ftp_client_mode any; ftp_server_mode client;');             # 3
 
-$t->run(<<"EOF");
+my $conf = <<"EOF";
     $certificates
     proxy_ssl on;
     proxy_ssl_verify on;
@@ -57,6 +57,8 @@ $t->run(<<"EOF");
         proxy_connect_timeout 500ms;
     }
 EOF
+
+$t->run($conf);
 
 my $legs = Test::Nginx::FtpLegs->new($t,
     server => $server,
@@ -135,11 +137,13 @@ for my $kind ('plain', 'explicit', 'implicit') {
     my $listener = $t->server(addr => $s->local_addr);
     my $reply = $t->passive($c, $s, $listener, 'EPSV');
     $listener->close;
+
+    my $blamed = $t->lines('before any transfer command');
     is($c->data($c->passive_port($reply))->ended, 'reset', "$kind nobody listens");
     is(logged(), '- 0 0 cut', "$kind nobody listens, log");
+    is($t->lines('before any transfer command'), $blamed + 1,
+        "$kind nobody listens, error line");
 }
-
-is($t->lines('before any transfer command'), 3, 'nobody listens, error lines');
 
 # a server in active mode: it has connected, and the hello waits
 
@@ -152,7 +156,7 @@ for my $port (2, 3) {
     transfer($name, $c, $s, $near, $far, 'RETR', 0);
 }
 
-# the worker ends meanwhile
+# the worker ends meanwhile: it waits, or has no time to
 
 {
     my ($c, $s) = $legs->ready('explicit', 'end');
@@ -165,6 +169,20 @@ for my $port (2, 3) {
     $far->finish;
     is($near->rest, 'data', 'end, bytes');
     complete('end', $c, $s);
+}
+
+my @no_time = ($conf, main => 'worker_shutdown_timeout 100ms;');
+
+$t->reload(@no_time);
+
+for my $kind ('plain', 'explicit') {
+    my ($c, $s) = $legs->ready($kind, "$kind no time");
+    my ($near, $far) = data($c, $s, 'EPSV');
+
+    $tls->prepare($near)->send_raw(substr $near->hello, 0, 50) if $kind ne 'plain';
+    $t->reload(@no_time);
+    is($near->ended, 'reset', "$kind no time, client's end");
+    ok($far->ended, "$kind no time, server's end");
 }
 
 $t->done;

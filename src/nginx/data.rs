@@ -63,10 +63,10 @@ pub struct Data {
     handshake: Option<Handshake>,
     /// The client's handshake has been begun.
     shaken: bool,
-    /// The server's has to wait.
+    /// Our own hello to the server has to wait.
     hello: Option<Box<Hello>>,
-    /// It was connected, before its handshake.
-    met: bool,
+    /// The server was connected when that was over.
+    was_connected: bool,
     /// The client's handshake is not to be had, or not as it must be.
     unsafe_client: bool,
     /// The TLS session that the server may resume, to know another one; it is not followed.
@@ -128,10 +128,15 @@ impl Data {
         self.hello.as_deref_mut()
     }
 
-    /// The proxy's hello may be sent, to a server that has been met if it still is there.
-    pub fn send_hello(&mut self, met: bool) {
-        self.met = met;
+    /// The proxy's hello waits no more.
+    pub fn release_hello(&mut self, was_connected: bool) {
+        self.was_connected = was_connected;
         self.hello = None;
+    }
+
+    /// The client's handshake is under way.
+    pub fn is_shaking(&self) -> bool {
+        self.handshake.is_some()
     }
 
     /// Begins the client's handshake, if there is to be one and has not been.
@@ -199,7 +204,7 @@ impl Data {
             handshake: None,
             shaken: false,
             hello: None,
-            met: false,
+            was_connected: false,
             unsafe_client: false,
             resumed: ptr::null_mut(),
             notified: false,

@@ -4,16 +4,18 @@
 //!
 //! ```text
 //! get        the server is dialled, or there already: the proxy is told "not yet"
-//! on_hook    our handlers in the place of the proxy's; the client's handshake begins, for some clients send their
-//!            command behind it; from then on, looks for the command
-//! on_event   connected, or not: as soon as both are known the proxy gets its handlers back, and goes on
+//! on_hook    our handlers in the place of the proxy's; looks for the command, again and again
+//! on_event   connected, or not. The client's handshake begins, for some clients send their command behind it
+//! give_back  the proxy has its handlers again, and goes on
 //! ```
 
 use std::mem;
 
 use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_delete_posted_event, ngx_event_handler_pt,
-    ngx_event_t, ngx_msec_t, ngx_post_event, ngx_posted_events, ngx_stream_session_t,
+    NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR, ngx_add_timer, ngx_connection_t, ngx_del_timer,
+    ngx_delete_posted_event, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event,
+    ngx_handle_write_event, ngx_int_t, ngx_msec_t, ngx_post_event, ngx_posted_events,
+    ngx_stream_finalize_session, ngx_stream_session_t,
 };
 
 use super::active::act;
@@ -21,6 +23,7 @@ use super::context;
 use super::early::PATIENCE;
 use super::guard::guarded;
 use super::socket;
+use super::tls;
 use super::zone;
 use crate::ports::Msec;
 
@@ -37,10 +40,10 @@ pub struct Hello {
     /// The proxy's handlers of the server's connection.
     read: ngx_event_handler_pt,
     write: ngx_event_handler_pt,
-    /// Whether the connection has been made, or has failed.
-    answered: bool,
-    /// It has been made.
-    met: bool,
+    /// Whether the connect has come to its end, be it a bad one.
+    is_over: bool,
+    /// It has come to a good one.
+    was_connected: bool,
     until: Msec,
     step: ngx_msec_t,
 }
@@ -50,8 +53,8 @@ impl Hello {
     ///
     /// # Safety
     ///
-    /// Called from within the peer's `get`, which says that it is not connected, and has a connection; what is returned
-    /// is kept in the session's state.
+    /// Called from within the peer's `get`, which returns `NGX_AGAIN` with `peer.connection` set; what is returned is kept in
+    /// the session's state.
     pub unsafe fn keep_back(s: *mut ngx_stream_session_t) -> Box<Self> {
         // SAFETY: zeroes are an event that is nowhere. It goes with this, which does not move.
         unsafe {
@@ -59,8 +62,8 @@ impl Hello {
                 hook: mem::zeroed(),
                 read: None,
                 write: None,
-                answered: false,
-                met: false,
+                is_over: false,
+                was_connected: false,
                 until: zone::now().saturating_add(PATIENCE),
                 step: FIRST_STEP,
             });
@@ -81,38 +84,53 @@ impl Hello {
         }
     }
 
-    /// `proxy_connect_timeout` is over with the answer.
+    /// `proxy_connect_timeout` does not run any more where the connect is over.
     unsafe fn note_answer(&mut self, pc: *mut ngx_connection_t) {
         // SAFETY: the connection is open.
         unsafe {
             let write = (*pc).write;
-            self.answered |= (*write).ready() == 1;
-            self.met |= self.answered && socket::is_connected(pc);
-            if self.answered && (*write).timer_set() == 1 {
+            self.is_over |= (*write).ready() == 1;
+            if !self.is_over {
+                return;
+            }
+            if (*write).timer_set() == 1 {
                 ngx_del_timer(write);
+            }
+            let connected = socket::is_connected(pc);
+            self.was_connected |= connected;
+            if !connected || socket::peer_has_left(pc) {
+                // No handshake will come about.
+                self.until = 0;
             }
         }
     }
 
-    unsafe fn look_again(&mut self) {
-        // SAFETY: the event is ours, and its session alive.
-        unsafe { ngx_add_timer(&raw mut self.hook, self.step) };
-        self.step = MAX_STEP.min(self.step * 2);
+    /// Waits for events, and for the time to look again. False where that fails.
+    unsafe fn wait(&mut self, pc: *mut ngx_connection_t) -> bool {
+        // SAFETY: the connection is open; the event is ours, and its session alive.
+        unsafe {
+            if self.hook.timer_set() == 0 {
+                ngx_add_timer(&raw mut self.hook, self.step);
+                self.step = MAX_STEP.min(self.step * 2);
+            }
+            let read = ngx_handle_read_event((*pc).read, 0);
+            let written = ngx_handle_write_event((*pc).write, 0);
+            read == NGX_OK as ngx_int_t && written == NGX_OK as ngx_int_t
+        }
     }
 
-    /// The proxy's handlers come back. What it does if there is an answer: begins TLS, or says why it could not connect.
-    unsafe fn give_back(&mut self, pc: *mut ngx_connection_t) -> ngx_event_handler_pt {
+    /// The proxy's handlers come back.
+    unsafe fn give_back(&mut self, pc: *mut ngx_connection_t) {
         // SAFETY: the connection is open.
         unsafe {
             let write = (*pc).write;
             (*(*pc).read).handler = self.read;
             (*write).handler = self.write;
-            if self.answered && (*write).timer_set() == 0 {
-                // It counts on having one.
+            if self.is_over && (*write).timer_set() == 0 {
+                // `ngx_stream_proxy_connect_handler` deletes it, and does not ask whether there is one.
                 ngx_add_timer(write, MAX_STEP);
             }
         }
-        self.write.filter(|_| self.answered)
     }
 }
 
@@ -140,17 +158,13 @@ unsafe extern "C" fn on_hook(event: *mut ngx_event_t) {
             return;
         };
         let pc = upstream.peer.connection;
-        if pc.is_null() {
-            return;
+        if !pc.is_null() {
+            go_on(s, pc, |hello| {
+                if hello.write.is_none() {
+                    hello.install(pc);
+                }
+            });
         }
-        go_on(s, pc, |hello| {
-            if hello.write.is_some() {
-                return false;
-            }
-            hello.install(pc);
-            act((*s).connection, c"waiting for the transfer command");
-            true
-        });
     }
 }
 
@@ -160,52 +174,77 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
     unsafe {
         let pc = (*event).data.cast::<ngx_connection_t>();
         let s = (*pc).data.cast::<ngx_stream_session_t>();
-        if (*pc).close() == 1 {
-            // The worker ends; so does the client's connection, and with it the session.
-            return;
+        if (*pc).close() == 1 && context::data(s).is_some_and(|data| data.is_shaking()) {
+            // The worker ends, of which the client's handshake takes no notice.
+            return tls::give_up(s);
         }
         go_on(s, pc, |hello| {
             hello.note_answer(pc);
-            if (*event).timedout() == 1 || hello.answered && !socket::is_connected(pc) {
-                hello.answered = true;
+            if (*event).timedout() == 1 {
+                hello.is_over = true;
                 hello.until = 0;
             }
-            false
         });
     }
 }
 
-/// Does that, looks for the command, and lets the proxy go on if it is time.
+/// What comes next.
+enum Next {
+    Wait,
+    /// The proxy has its handlers; where the connect is over it begins TLS, or says why not.
+    Proxy {
+        is_over: bool,
+    },
+    /// The session ends.
+    Fail,
+}
+
+/// Does that, and looks for the command.
 unsafe fn go_on(
     s: *mut ngx_stream_session_t,
     pc: *mut ngx_connection_t,
-    first: impl FnOnce(&mut Hello) -> bool,
+    first: impl FnOnce(&mut Hello),
 ) {
-    // SAFETY: both are alive; the proxy's handler may end the session, and nothing is used after it.
+    // SAFETY: both are alive; the proxy's handlers may end the session, and nothing is used after them.
     unsafe {
-        let proxy = guarded((*(*s).connection).log, None, || {
-            let data = context::data(s)?;
-            let hello = data.hello()?;
-            let begins = first(hello);
-            let waits = zone::now() < hello.until;
-            if begins {
+        let c = (*s).connection;
+        let next = guarded((*c).log, Next::Fail, || {
+            let Some(data) = context::data(s) else {
+                return Next::Fail;
+            };
+            let Some(hello) = data.hello() else {
+                return Next::Fail;
+            };
+            first(hello);
+            let (is_over, was_connected) = (hello.is_over, hello.was_connected);
+            let may_wait = zone::now() < hello.until;
+            if was_connected {
+                act(c, c"waiting for the transfer command");
                 data.begin_handshake();
             }
-            let waits = waits && !data.is_named();
-            let hello = data.hello()?;
-            if waits {
-                if hello.hook.timer_set() == 0 {
-                    hello.look_again();
+            let waits = may_wait && !data.is_named();
+            match data.hello() {
+                Some(hello) if waits => match hello.wait(pc) {
+                    true => Next::Wait,
+                    false => Next::Fail,
+                },
+                Some(hello) => {
+                    hello.give_back(pc);
+                    data.release_hello(was_connected);
+                    Next::Proxy { is_over }
                 }
-                return None;
+                None => Next::Fail,
             }
-            let proxy = hello.give_back(pc);
-            let met = hello.met;
-            data.send_hello(met);
-            proxy
         });
-        if let Some(proxy) = proxy {
-            proxy((*pc).write);
+        match next {
+            Next::Wait => {}
+            Next::Proxy { is_over } => {
+                act(c, c"connecting to upstream");
+                if is_over && let Some(proxy) = (*(*pc).write).handler {
+                    proxy((*pc).write);
+                }
+            }
+            Next::Fail => ngx_stream_finalize_session(s, NGX_STREAM_INTERNAL_SERVER_ERROR as _),
         }
     }
 }

@@ -363,6 +363,16 @@ unsafe extern "C" fn on_handshake(c: *mut ngx_connection_t) {
     }
 }
 
+/// Ends a handshake under way, and the session.
+///
+/// # Safety
+///
+/// `s` is proxied, and its client's handshake has begun.
+pub unsafe fn give_up(s: *mut ngx_stream_session_t) {
+    // SAFETY: the caller's promise.
+    unsafe { finish(s, false) }
+}
+
 /// Whether a data connection that has to has resumed its control session's TLS session. No other could be resumed:
 /// they are marked.
 unsafe fn has_resumed(s: *mut ngx_stream_session_t) -> bool {

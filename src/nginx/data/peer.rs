@@ -183,7 +183,9 @@ unsafe extern "C" fn free(peer: *mut ngx_peer_connection_t, s: *mut c_void, stat
                 }
                 // In its handshake it is there, or was: a client may have thought better of it, or the server.
                 let answered = !pc.is_null() && (!(*pc).ssl.is_null() || socket::is_connected(pc));
-                if let Some(data) = context::data(s.cast()).filter(|data| !answered && !data.met) {
+                if let Some(data) =
+                    context::data(s.cast()).filter(|data| !answered && !data.was_connected)
+                {
                     data.blame_network((*peer).log);
                 }
                 return;
