@@ -97,15 +97,17 @@ const MAX_TEXT: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535".
 /// `pool` is alive.
 pub unsafe fn in_pool(pool: *mut ngx_pool_t, address: SocketAddr) -> *mut ngx_addr_t {
     let (storage, length) = write(address);
-    // SAFETY: each piece of memory has the size of what is written there; a storage is as large as any
-    // address.
+    // SAFETY: the memory has the size of what is written there, and is aligned for all of it; a storage is as large as
+    // any address.
     unsafe {
-        let addr = ngx_palloc(pool, size_of::<ngx_addr_t>()).cast::<ngx_addr_t>();
-        let sockaddr = ngx_palloc(pool, length as usize).cast::<sockaddr>();
-        let text = ngx_pnalloc(pool, MAX_TEXT).cast::<u8>();
-        if addr.is_null() || sockaddr.is_null() || text.is_null() {
+        // All three in one piece.
+        let size = size_of::<ngx_addr_t>() + length as usize + MAX_TEXT;
+        let addr = ngx_palloc(pool, size).cast::<ngx_addr_t>();
+        if addr.is_null() {
             return ptr::null_mut();
         }
+        let sockaddr = addr.add(1).cast::<sockaddr>();
+        let text = sockaddr.cast::<u8>().add(length as usize);
         let bytes = (&raw const storage).cast::<u8>();
         sockaddr
             .cast::<u8>()

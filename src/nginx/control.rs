@@ -13,9 +13,9 @@ use super::log::ngx_log_error;
 use libc::{SO_OOBINLINE, SOL_SOCKET};
 use nginx_sys::{
     NGX_DECLINED, NGX_ERROR, NGX_LOG_INFO, NGX_OK, NGX_STREAM_FORBIDDEN, ngx_add_timer,
-    ngx_chain_t, ngx_connection_t, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_post_event,
-    ngx_posted_events, ngx_stream_filter_pt, ngx_stream_session_t, ngx_stream_top_filter,
-    ngx_uint_t,
+    ngx_chain_t, ngx_connection_t, ngx_event_handler_pt, ngx_event_t, ngx_int_t, ngx_msec_t,
+    ngx_post_event, ngx_posted_events, ngx_stream_filter_pt, ngx_stream_session_t,
+    ngx_stream_top_filter, ngx_uint_t,
 };
 
 use super::auth::Auth;
@@ -26,6 +26,7 @@ use super::input::{HELD, Input, mark, read_past_urgent, remaining};
 use super::output::Output;
 use super::outside::{Ended, Outside};
 use super::resume::Resumable;
+use super::timer::Timer;
 use super::tls::{self, Handshake};
 use super::{address, socket, stock, zone};
 use crate::ports::Host;
@@ -42,6 +43,8 @@ pub struct Control {
     auth: Option<Box<Auth>>,
     /// The client's last bytes ended within a line.
     mid_line: bool,
+    /// The next look for urgent bytes, once there has been a transfer.
+    urgent: Option<Timer>,
     /// The proxy's own handler of the client's write event, once ours is in its place.
     timeout_handler: Option<ngx_event_handler_pt>,
 }
@@ -227,6 +230,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
             handshake: None,
             auth: None,
             mid_line: false,
+            urgent: None,
             timeout_handler: None,
         };
         match context::attach(s, Context::Control(Box::new(control))) {
@@ -299,6 +303,7 @@ impl Control {
     /// The session is over.
     pub fn end(&mut self) {
         self.outside.hold = None;
+        self.urgent = None;
         self.outside.release();
         if let Some(zone) = self.outside.zone() {
             self.outside.resumable.forget(zone);
@@ -429,21 +434,27 @@ impl Control {
             self.mark_held();
             self.look_again_if_held();
             if begun {
-                // A transfer begins: Synch and ABOR may stand behind its command.
-                read_past_urgent((*self.session()).connection);
+                self.look_for_urgent();
             }
             self.wake_client_side();
         }
         self.outside.close_if_asked()
     }
 
+    /// A transfer begins: Synch and ABOR may stand behind its command. Not at once, which would be a system call for each of
+    /// many small files.
+    unsafe fn look_for_urgent(&mut self) {
+        // SAFETY: the client's connection outlives the state.
+        let timer = || unsafe { Timer::new((*self.outside.s).connection, on_urgent_timer) };
+        self.urgent.get_or_insert_with(timer).start(URGENT_PAUSE);
+    }
+
     /// The server's last word on a transfer may be said soon.
-    unsafe fn look_again_if_held(&mut self) {
+    fn look_again_if_held(&mut self) {
         if !self.machine.holds() {
             self.outside.hold = None;
         } else if let Some(hold) = &mut self.outside.hold {
-            // SAFETY: the client's connection outlives the state.
-            unsafe { hold.look_again((*self.outside.s).connection) };
+            hold.look_again();
         }
     }
 
@@ -506,6 +517,17 @@ impl Control {
             self.machine
                 .connected(server.map(|server| server.is_ipv4()));
         }
+    }
+}
+
+/// Milliseconds from the beginning of a transfer to the look for urgent bytes.
+const URGENT_PAUSE: ngx_msec_t = 50;
+
+unsafe extern "C" fn on_urgent_timer(event: *mut ngx_event_t) {
+    // SAFETY: the timer ends with the state of its connection's session.
+    unsafe {
+        (*event).set_timedout(0);
+        read_past_urgent((*event).data.cast());
     }
 }
 

@@ -1,10 +1,17 @@
-//! The end of what a client sends where its transfer command has not been read yet, by another worker most often: a small
-//! upload of a client that does not wait for 150. It is kept back until the command is known, or for a moment, so that the
-//! log can tell which file it was, and whether it is whole.
+//! What a client sends on a data connection, as the proxy reads it.
+//!
+//! Its end may come where its transfer command has not been read yet, by another worker most often: a small upload of a
+//! client that does not wait for 150. It is kept back until the command is known, or for a moment, so that the log can
+//! tell which file it was, and whether it is whole.
+//!
+//! With its first byte the server's connection gets TCP_NODELAY, as `tcp_nodelay` wants it: in a download the proxy sends
+//! nothing there.
 
 use nginx_sys::{
-    NGX_AGAIN, NGX_ERROR, ngx_add_timer, ngx_connection_t, ngx_msec_t, ngx_recv_pt,
-    ngx_stream_session_t, u_char,
+    NGX_AGAIN, NGX_ERROR, NGX_OK, ngx_add_timer, ngx_connection_t,
+    ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
+    ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_UNSET as NODELAY_UNSET, ngx_int_t, ngx_msec_t,
+    ngx_recv_pt, ngx_stream_session_t, ngx_tcp_nodelay, u_char,
 };
 
 use super::context;
@@ -25,9 +32,35 @@ pub struct Early {
     recv: ngx_recv_pt,
     /// When the end has come and waits no more.
     until: Option<Msec>,
+    /// The server's connection has no TCP_NODELAY yet.
+    delays: bool,
 }
 
 impl Early {
+    /// The proxy is not to set TCP_NODELAY on the server's connection.
+    ///
+    /// # Safety
+    ///
+    /// `pc` is open.
+    pub unsafe fn delay(&mut self, pc: *mut ngx_connection_t) {
+        self.delays = true;
+        // SAFETY: the caller's promise.
+        unsafe { (*pc).set_tcp_nodelay(NODELAY_SET) };
+    }
+
+    /// There is something to send to the server. Whether that is well.
+    unsafe fn hurry(&mut self, s: *mut ngx_stream_session_t) -> bool {
+        if !std::mem::take(&mut self.delays) {
+            return true;
+        }
+        // SAFETY: the session's server is connected.
+        unsafe {
+            let pc = (*(*s).upstream).peer.connection;
+            (*pc).set_tcp_nodelay(NODELAY_UNSET);
+            ngx_tcp_nodelay(pc) == NGX_OK as ngx_int_t
+        }
+    }
+
     /// Whether the end may wait longer.
     fn is_patient(&mut self) -> bool {
         let now = zone::now();
@@ -44,6 +77,9 @@ pub unsafe fn watch(s: *mut ngx_stream_session_t, early: &mut Early) {
     // SAFETY: the caller's promise.
     unsafe {
         early.recv = (*(*s).connection).recv.replace(receive);
+        if (*s).received > 0 {
+            early.hurry(s);
+        }
     }
 }
 
@@ -51,12 +87,18 @@ unsafe extern "C" fn receive(c: *mut ngx_connection_t, buf: *mut u_char, size: u
     // SAFETY: the connection has a session with our state, and the proxy reads from it while nobody else uses that.
     unsafe {
         let s = (*c).data.cast::<ngx_stream_session_t>();
-        let Some(recv) = context::data(s).and_then(|data| data.early().recv) else {
+        let Some(early) = context::data(s).map(|data| data.early()) else {
+            return NGX_ERROR as isize;
+        };
+        let Some(recv) = early.recv else {
             return NGX_ERROR as isize;
         };
         let received = recv(c, buf, size);
         if received != 0 {
-            return received;
+            return match received < 0 || early.hurry(s) {
+                true => received,
+                false => NGX_ERROR as isize,
+            };
         }
         let waits = guarded((*c).log, false, || {
             context::data(s).is_some_and(|data| !data.is_named() && data.early().is_patient())

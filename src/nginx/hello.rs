@@ -9,13 +9,10 @@
 //! give_back  the proxy has its handlers again, and goes on
 //! ```
 
-use std::mem;
-
 use nginx_sys::{
     NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR, ngx_add_timer, ngx_connection_t, ngx_del_timer,
-    ngx_delete_posted_event, ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event,
-    ngx_handle_write_event, ngx_int_t, ngx_msec_t, ngx_post_event, ngx_posted_events,
-    ngx_stream_finalize_session, ngx_stream_session_t,
+    ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t,
+    ngx_msec_t, ngx_stream_finalize_session, ngx_stream_session_t,
 };
 
 use super::active::act;
@@ -23,6 +20,7 @@ use super::context;
 use super::early::PATIENCE;
 use super::guard::guarded;
 use super::socket;
+use super::timer::Timer;
 use super::tls;
 use super::zone;
 use crate::ports::Msec;
@@ -36,7 +34,7 @@ const MAX_STEP: ngx_msec_t = 16;
 /// What a data connection keeps for it, meanwhile.
 pub struct Hello {
     /// Posted first, a timer then.
-    hook: ngx_event_t,
+    hook: Timer,
     /// The proxy's handlers of the server's connection.
     read: ngx_event_handler_pt,
     write: ngx_event_handler_pt,
@@ -56,23 +54,19 @@ impl Hello {
     /// Called from within the peer's `get`, which returns `NGX_AGAIN` with `peer.connection` set; what is returned is kept in
     /// the session's state.
     pub unsafe fn keep_back(s: *mut ngx_stream_session_t) -> Box<Self> {
-        // SAFETY: zeroes are an event that is nowhere. It goes with this, which does not move.
-        unsafe {
-            let mut hello = Box::new(Self {
-                hook: mem::zeroed(),
-                read: None,
-                write: None,
-                is_over: false,
-                was_connected: false,
-                until: zone::now().saturating_add(PATIENCE),
-                step: FIRST_STEP,
-            });
-            hello.hook.handler = Some(on_hook);
-            hello.hook.data = s.cast();
-            hello.hook.log = (*(*s).connection).log;
-            ngx_post_event(&raw mut hello.hook, &raw mut ngx_posted_events);
-            hello
-        }
+        // SAFETY: the client's connection outlives the session's state.
+        let hook = unsafe { Timer::new((*s).connection, on_hook) };
+        let mut hello = Box::new(Self {
+            hook,
+            read: None,
+            write: None,
+            is_over: false,
+            was_connected: false,
+            until: zone::now().saturating_add(PATIENCE),
+            step: FIRST_STEP,
+        });
+        hello.hook.post();
+        hello
     }
 
     unsafe fn install(&mut self, pc: *mut ngx_connection_t) {
@@ -109,10 +103,8 @@ impl Hello {
     unsafe fn wait(&mut self, pc: *mut ngx_connection_t) -> bool {
         // SAFETY: the connection is open; the event is ours, and its session alive.
         unsafe {
-            if self.hook.timer_set() == 0 {
-                ngx_add_timer(&raw mut self.hook, self.step);
-                self.step = MAX_STEP.min(self.step * 2);
-            }
+            self.hook.start(self.step);
+            self.step = MAX_STEP.min(self.step * 2);
             let read = ngx_handle_read_event((*pc).read, 0);
             let written = ngx_handle_write_event((*pc).write, 0);
             read == NGX_OK as ngx_int_t && written == NGX_OK as ngx_int_t
@@ -134,26 +126,13 @@ impl Hello {
     }
 }
 
-impl Drop for Hello {
-    fn drop(&mut self) {
-        // SAFETY: the event is ours, and in nginx's queue or tree.
-        unsafe {
-            if self.hook.posted() == 1 {
-                ngx_delete_posted_event(&raw mut self.hook);
-            }
-            if self.hook.timer_set() == 1 {
-                ngx_del_timer(&raw mut self.hook);
-            }
-        }
-    }
-}
-
 /// The proxy has set its handlers, or it is time to look again.
 unsafe extern "C" fn on_hook(event: *mut ngx_event_t) {
     // SAFETY: the event goes with the session's state.
     unsafe {
         (*event).set_timedout(0);
-        let s = (*event).data.cast::<ngx_stream_session_t>();
+        let c = (*event).data.cast::<ngx_connection_t>();
+        let s = (*c).data.cast::<ngx_stream_session_t>();
         let Some(upstream) = (*s).upstream.as_ref() else {
             return;
         };

@@ -5,14 +5,11 @@
 //! control connection looks every few milliseconds at what the data connection's worker has noted in the zone. How long that
 //! may take, the data connection's own timeouts say: where it fails its reservation is gone, as it is with its worker.
 
-use std::mem;
-
-use nginx_sys::{
-    ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_t, ngx_msec_t, ngx_stream_session_t,
-};
+use nginx_sys::{ngx_connection_t, ngx_event_t, ngx_msec_t, ngx_stream_session_t};
 
 use super::context;
 use super::outside::Outside;
+use super::timer::Timer;
 use super::zone;
 use crate::ports::{Msec, Stage};
 
@@ -25,45 +22,24 @@ const STEP: ngx_msec_t = 5;
 
 /// What a control connection keeps for it, meanwhile.
 pub struct Hold {
-    timer: ngx_event_t,
+    timer: Timer,
     /// When a server that has not come will not.
     until: Msec,
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if self.timer.timer_set() == 1 {
-            // SAFETY: the event is ours, and in nginx's tree.
-            unsafe { ngx_del_timer(&raw mut self.timer) };
-        }
-    }
-}
-
 impl Hold {
-    fn new() -> Box<Self> {
-        Box::new(Self {
-            // SAFETY: zeroes are an event that is nowhere.
-            timer: unsafe { mem::zeroed() },
+    /// `c` is a control connection's client's, and outlives this.
+    unsafe fn new(c: *mut ngx_connection_t) -> Self {
+        Self {
+            // SAFETY: the caller's promise.
+            timer: unsafe { Timer::new(c, on_timer) },
             until: zone::now().saturating_add(PATIENCE),
-        })
+        }
     }
 
     /// Has the filter called again in a moment.
-    ///
-    /// # Safety
-    ///
-    /// `c` is a control connection's client's, and outlives this.
-    pub unsafe fn look_again(&mut self, c: *mut ngx_connection_t) {
-        // SAFETY: the caller's promise; the timer goes with this, which does not move.
-        unsafe {
-            if self.timer.timer_set() == 1 {
-                return;
-            }
-            self.timer.data = c.cast();
-            self.timer.log = (*c).log;
-            self.timer.handler = Some(on_timer);
-            ngx_add_timer(&raw mut self.timer, STEP);
-        }
+    pub fn look_again(&mut self) {
+        self.timer.start(STEP);
     }
 }
 
@@ -90,7 +66,9 @@ impl Outside {
             return false;
         };
         let now = zone::now();
-        let until = self.hold.get_or_insert_with(Hold::new).until;
+        // SAFETY: the client's connection outlives the state.
+        let hold = || unsafe { Hold::new((*self.s).connection) };
+        let until = self.hold.get_or_insert_with(hold).until;
         match zone.with(|table| table.stage(now, ticket)).flatten() {
             Some(Stage::Taken(owner)) => owner == zone::this_worker() || !zone::is_dead(owner),
             Some(Stage::Waiting) => yes && now < until,

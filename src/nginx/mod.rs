@@ -27,6 +27,7 @@
 //! | `variables` | what an access log may show |
 //! | `stock` | what we borrow of the stock proxy |
 //! | `context` | what hangs on an nginx session |
+//! | `timer` | events of our own |
 //! | `address` | `sockaddr` in and out |
 //! | `listener` | what accepted sockets inherit |
 //! | `socket` | questions to sockets: peers, the original destination |
@@ -58,6 +59,7 @@ mod reserve;
 mod resume;
 mod socket;
 mod stock;
+mod timer;
 mod tls;
 mod variables;
 mod zone;

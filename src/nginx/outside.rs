@@ -54,7 +54,7 @@ pub struct Outside {
     /// from.
     pub dial: Option<(SocketAddr, Option<SocketAddr>)>,
     /// The server's last word on a transfer is held.
-    pub hold: Option<Box<Hold>>,
+    pub hold: Option<Hold>,
     /// How the last data port was asked for.
     pub mode: Option<Mode>,
     /// Earlier reservations whose data connection may still be open.

@@ -16,7 +16,7 @@ use nginx_sys::{
 };
 use ngx::core::SlabPool;
 
-use crate::ports::{self, Memory, Msec, Owner, Reservation, Served, Table};
+use crate::ports::{self, Layout, Memory, Msec, Owner, Reservation, Served, Table};
 
 /// Fewer reservations than this are surely a mistake.
 pub const MIN_RESERVATIONS: usize = 64;
@@ -38,6 +38,8 @@ pub struct Zone {
     pub data_server: *mut ngx_stream_conf_ctx_t,
     words: *const AtomicU64,
     count: usize,
+    /// Of the table, once that has been made.
+    layout: Layout,
 }
 
 /// The table's words in shared memory.
@@ -120,7 +122,7 @@ impl Zone {
             words: self.words,
             count: self.count,
         };
-        Table::open(words).ok()
+        Some(Table::open_again(words, self.layout))
     }
 
     /// Runs `work` on the table, locked against every other worker.
@@ -184,6 +186,7 @@ pub unsafe extern "C" fn init(shm: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx
         if let Some(old) = old.cast::<Zone>().as_ref() {
             zone.words = old.words;
             zone.count = old.count;
+            zone.layout = old.layout;
             return NGX_OK as ngx_int_t;
         }
         let pool = (*shm).shm.addr.cast::<ngx_slab_pool_t>();
@@ -210,7 +213,10 @@ pub unsafe extern "C" fn init(shm: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx
             count: zone.count,
         });
         match made {
-            Ok(_) => NGX_OK as ngx_int_t,
+            Ok(table) => {
+                zone.layout = table.layout();
+                NGX_OK as ngx_int_t
+            }
             Err(error) => {
                 let name = &zone.name;
                 ngx_log_error!(NGX_LOG_EMERG, log, "zone \"{name}\": {error}");

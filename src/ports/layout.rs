@@ -119,16 +119,16 @@ pub enum LayoutError {
 }
 
 /// Where a table's parts are in its memory.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
     /// Number of slots and of buckets, at least 1.
-    pub slots: u32,
+    pub(super) slots: u32,
     slots_at: usize,
 }
 
 impl Layout {
     /// The only layout for memory of this size.
-    pub fn new(memory: &impl Memory) -> Result<Self, LayoutError> {
+    pub(super) fn new(memory: &impl Memory) -> Result<Self, LayoutError> {
         match u32::try_from(capacity(memory.words())) {
             Ok(0) | Err(_) => Err(LayoutError::TooSmall),
             Ok(slots) => {
@@ -139,7 +139,7 @@ impl Layout {
     }
 
     /// The layout of the table that the memory says it holds.
-    pub fn of(memory: &impl Memory) -> Result<Self, LayoutError> {
+    pub(super) fn of(memory: &impl Memory) -> Result<Self, LayoutError> {
         let layout = Self::new(memory)?;
         if memory.load(header::MAGIC) != MAGIC {
             return Err(LayoutError::NoTable);
@@ -155,18 +155,18 @@ impl Layout {
     }
 
     /// The word of a bucket; a hash is spread evenly over the buckets.
-    pub fn bucket(&self, hash: u64) -> usize {
+    pub(super) fn bucket(&self, hash: u64) -> usize {
         let bucket = (u128::from(hash) * u128::from(self.slots)) >> 64;
         header::SIZE + bucket as usize
     }
 
     /// The words of all buckets.
-    pub fn buckets(&self) -> std::ops::Range<usize> {
+    pub(super) fn buckets(&self) -> std::ops::Range<usize> {
         header::SIZE..header::SIZE + self.slots as usize
     }
 
     /// The word of a field of a slot, which must be less than `slots`.
-    pub fn word(&self, slot: u32, field: usize) -> usize {
+    pub(super) fn word(&self, slot: u32, field: usize) -> usize {
         self.slots_at + slot as usize * field::SIZE + field
     }
 }

@@ -43,7 +43,7 @@ mod tests_table;
 pub use certificate::drop_certificate;
 pub use host::{Host, Peer};
 pub use kept::MAX_KEPT;
-pub use layout::{LAYOUT, LayoutError, capacity};
+pub use layout::{LAYOUT, Layout, LayoutError, capacity};
 pub use memory::Memory;
 pub use pick::{COOLING, PROBES};
 pub use reservation::{

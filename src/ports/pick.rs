@@ -14,10 +14,10 @@ pub const COOLING: Msec = 5000;
 pub const PROBES: u32 = 64;
 
 /// The most ports one search looks at when it already has one that merely was used lately, and whose connection has
-/// come. A busy client keeps all its keys warm; the best of a few is nearly as old as the best of all, and far cheaper:
-/// each costs two cache misses. In a narrow range keys are soon used again, and more of them are looked at.
+/// come. A busy client keeps all its keys warm; the better of two is older than most, and far cheaper to find than the
+/// oldest: each costs two cache misses. In a narrow range keys are soon used again, and more of them are looked at.
 const fn choice(ports: u64) -> u32 {
-    if ports <= PROBES as u64 { 8 } else { 4 }
+    if ports <= PROBES as u64 { 8 } else { 2 }
 }
 
 /// Accepted connections that one session may have on a key when it gets the key once more. A session needs

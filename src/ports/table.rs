@@ -84,10 +84,20 @@ impl<M: Memory> Table<M> {
     /// Any [`LayoutError`]: the memory holds no table, or not one that this code understands.
     pub fn open(memory: M) -> Result<Self, LayoutError> {
         let layout = Layout::of(&memory)?;
-        Ok(Self {
+        Ok(Self::open_again(memory, layout))
+    }
+
+    /// The same once more, in memory where [`open`](Self::open) or [`format`](Self::format) has found this layout or made it.
+    pub fn open_again(memory: M, layout: Layout) -> Self {
+        Self {
             slots: Slots { memory, layout },
             doubt: false,
-        })
+        }
+    }
+
+    /// Where its parts are.
+    pub fn layout(&self) -> Layout {
+        self.slots.layout
     }
 
     /// Reserves a port of `ports` for one connection from `request.peer`.

@@ -666,8 +666,8 @@ fn search_among_ports_used_lately_is_short() {
         .map(|_| bench.reserve(&request(ALICE), 1..=1000).unwrap().port)
         .map(u32::from)
         .sum();
-    // The oldest of a few among a thousand, not of all: of four it is the 200th on average.
-    assert!((120..300).contains(&(given / 100)), "{}", given / 100);
+    // The older of two among a thousand, not the oldest of all: it is the 333rd on average.
+    assert!((230..440).contains(&(given / 100)), "{}", given / 100);
 }
 
 #[test]

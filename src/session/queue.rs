@@ -306,7 +306,10 @@ impl Queue {
     }
 
     fn remove(&mut self, place: usize) -> Option<Expected> {
-        let entry = self.entries.remove(place);
+        let entry = match place {
+            0 => self.entries.pop_front(),
+            _ => self.entries.remove(place),
+        };
         let left = self.entries.len();
         if left <= 1 && self.entries.capacity() > KEPT {
             // Memory is there while it is needed: most sessions idle, with a reply perhaps that never comes.

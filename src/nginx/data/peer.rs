@@ -110,6 +110,9 @@ unsafe extern "C" fn get(peer: *mut ngx_peer_connection_t, s: *mut c_void) -> ng
                 Some(None) => return FAILED,
                 None => connect(peer),
             };
+            if data.delays() && !(*peer).connection.is_null() {
+                data.early.delay((*peer).connection);
+            }
             let done = state == NGX_DONE as ngx_int_t || state == NGX_AGAIN as ngx_int_t;
             match done && data.keeps_hello_back() {
                 true => NGX_AGAIN as ngx_int_t,
@@ -241,6 +244,13 @@ unsafe extern "C" fn save_session(peer: *mut ngx_peer_connection_t, s: *mut c_vo
 }
 
 impl Data {
+    /// Whether TCP_NODELAY on the server's connection waits for the client's first byte. A handshake does not.
+    fn delays(&self) -> bool {
+        let tls = self.taken.is_some_and(|taken| taken.tls.server);
+        // SAFETY: the session outlives its state.
+        !tls && unsafe { context::conf(self.s).inherited.nodelay }
+    }
+
     /// Whether the hello to the server waits for the transfer command.
     ///
     /// # Safety
