@@ -19,7 +19,7 @@ use super::active::act;
 use super::context;
 use super::early::PATIENCE;
 use super::guard::guarded;
-use super::socket;
+use super::socket::{self, Link};
 use super::timer::Timer;
 use super::tls;
 use super::zone;
@@ -74,28 +74,24 @@ impl Hello {
         unsafe {
             self.read = (*(*pc).read).handler.replace(on_event);
             self.write = (*(*pc).write).handler.replace(on_event);
-            self.note_answer(pc);
         }
     }
 
-    /// `proxy_connect_timeout` does not run any more where the connect is over.
-    unsafe fn note_answer(&mut self, pc: *mut ngx_connection_t) {
+    /// Looks at a connection that is to wait. `proxy_connect_timeout` does not run any more where the connect is over.
+    /// Whether there is something to wait for.
+    unsafe fn look(&mut self, pc: *mut ngx_connection_t) -> bool {
         // SAFETY: the connection is open.
         unsafe {
-            let write = (*pc).write;
-            self.is_over |= (*write).ready() == 1;
             if !self.is_over {
-                return;
+                return true;
             }
+            let write = (*pc).write;
             if (*write).timer_set() == 1 {
                 ngx_del_timer(write);
             }
-            let connected = socket::is_connected(pc);
-            self.was_connected |= connected;
-            if !connected || socket::peer_has_left(pc) {
-                // No handshake will come about.
-                self.until = 0;
-            }
+            let link = socket::link(pc);
+            self.was_connected |= link != Link::None;
+            link == Link::Whole && zone::now() < self.until
         }
     }
 
@@ -103,8 +99,11 @@ impl Hello {
     unsafe fn wait(&mut self, pc: *mut ngx_connection_t) -> bool {
         // SAFETY: the connection is open; the event is ours, and its session alive.
         unsafe {
-            self.hook.start(self.step);
-            self.step = MAX_STEP.min(self.step * 2);
+            // Before there is a connection nothing could be said.
+            if self.is_over {
+                self.hook.start(self.step);
+                self.step = MAX_STEP.min(self.step * 2);
+            }
             let read = ngx_handle_read_event((*pc).read, 0);
             let written = ngx_handle_write_event((*pc).write, 0);
             read == NGX_OK as ngx_int_t && written == NGX_OK as ngx_int_t
@@ -158,7 +157,6 @@ unsafe extern "C" fn on_event(event: *mut ngx_event_t) {
             return tls::give_up(s);
         }
         go_on(s, pc, |hello| {
-            hello.note_answer(pc);
             if (*event).timedout() == 1 {
                 hello.is_over = true;
                 hello.until = 0;
@@ -195,25 +193,26 @@ unsafe fn go_on(
                 return Next::Fail;
             };
             first(hello);
-            let (is_over, was_connected) = (hello.is_over, hello.was_connected);
-            let may_wait = zone::now() < hello.until;
-            if was_connected {
-                act(c, c"waiting for the transfer command");
-                data.begin_handshake();
-            }
-            let waits = may_wait && !data.is_named();
-            match data.hello() {
-                Some(hello) if waits => match hello.wait(pc) {
-                    true => Next::Wait,
-                    false => Next::Fail,
-                },
-                Some(hello) => {
-                    hello.give_back(pc);
-                    data.release_hello(was_connected);
-                    Next::Proxy { is_over }
+            hello.is_over |= (*(*pc).write).ready() == 1;
+            let is_over = hello.is_over;
+            let waits = !data.is_named();
+            let Some(hello) = data.hello() else {
+                return Next::Fail;
+            };
+            if waits && hello.look(pc) {
+                if !hello.wait(pc) {
+                    return Next::Fail;
                 }
-                None => Next::Fail,
+                if hello.was_connected {
+                    act(c, c"waiting for the transfer command");
+                    data.begin_handshake();
+                }
+                return Next::Wait;
             }
+            hello.give_back(pc);
+            let was_connected = hello.was_connected;
+            data.release_hello(was_connected);
+            Next::Proxy { is_over }
         });
         match next {
             Next::Wait => {}

@@ -234,6 +234,31 @@ unsafe fn tls_was_cut(c: *mut ngx_connection_t) -> bool {
     }
 }
 
+/// What there is between two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// No connection, or none any more.
+    None,
+    /// The peer has ended its half.
+    Half,
+    /// Both halves.
+    Whole,
+}
+
+/// What the kernel says of a connection, whatever nginx has seen of it.
+///
+/// # Safety
+///
+/// `c` is an open TCP connection.
+pub unsafe fn link(c: *mut ngx_connection_t) -> Link {
+    // SAFETY: the caller's promise.
+    match unsafe { tcp_state(c) } {
+        Some(TCP_ESTABLISHED) => Link::Whole,
+        Some(TCP_CLOSE_WAIT) => Link::Half,
+        _ => Link::None,
+    }
+}
+
 /// Whether the peer has ended or reset the connection, whatever nginx has read of it and before any event says so.
 ///
 /// # Safety
@@ -267,6 +292,7 @@ unsafe fn tcp_state(c: *mut ngx_connection_t) -> Option<u8> {
 }
 
 const TCP_ESTABLISHED: u8 = 1;
+const TCP_CLOSE_WAIT: u8 = 8;
 /// Of a socket that was reset.
 const TCP_CLOSE: u8 = 7;
 
