@@ -38,12 +38,12 @@ pub struct Control {
     outside: Outside,
     from_client: Input,
     from_server: Input,
-    handshake: Option<Handshake>,
+    handshake: Option<Box<Handshake>>,
     /// TLS toward the server.
     auth: Option<Box<Auth>>,
     /// The client's last bytes ended within a line.
     mid_line: bool,
-    /// The next look for urgent bytes, once there has been a transfer.
+    /// The next look for urgent bytes.
     urgent: Option<Timer>,
     /// The proxy's own handler of the client's write event, once ours is in its place.
     timeout_handler: Option<ngx_event_handler_pt>,
@@ -222,7 +222,7 @@ pub unsafe fn begin(s: *mut ngx_stream_session_t, conf: &SrvConf) -> ngx_int_t {
                 resumable: Resumable::default(),
                 closing: false,
                 start_tls: false,
-                destination,
+                destination: destination.map(Box::new),
                 proxy_protocol: false,
             },
             from_client: Input::default(),
@@ -258,7 +258,7 @@ impl Control {
 
     /// The server that the client dialled, of a transparent control server.
     pub fn destination(&self) -> Option<SocketAddr> {
-        self.outside.destination
+        self.outside.destination.as_deref().copied()
     }
 
     /// How it was asked for.
@@ -465,7 +465,7 @@ impl Control {
             let s = self.session();
             if self.outside.start_tls && (*(*s).connection).buffered() & !HELD == 0 {
                 self.outside.start_tls = false;
-                self.handshake = Some(tls::begin(s));
+                self.handshake = Some(Box::new(tls::begin(s)));
             }
         }
     }
@@ -475,7 +475,7 @@ impl Control {
         if fine {
             self.machine.secured();
         }
-        self.handshake.take()
+        self.handshake.take().map(|handshake| *handshake)
     }
 
     /// The client's bytes that waited for the server, or for the client to read, may be taken now: the
@@ -526,8 +526,12 @@ const URGENT_PAUSE: ngx_msec_t = 50;
 unsafe extern "C" fn on_urgent_timer(event: *mut ngx_event_t) {
     // SAFETY: the timer ends with the state of its connection's session.
     unsafe {
-        (*event).set_timedout(0);
-        read_past_urgent((*event).data.cast());
+        let c = (*event).data.cast::<ngx_connection_t>();
+        read_past_urgent(c);
+        if let Some(control) = context::control((*c).data.cast()) {
+            // Idle sessions keep no memory.
+            control.urgent = None;
+        }
     }
 }
 

@@ -1,12 +1,11 @@
 //! Buffer chains that the filter sends: one batch for each call, memory only while bytes are on their way.
 
 use std::cell::Cell;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ptr;
 
 use nginx_sys::{
-    NGX_ERROR, NGX_OK, ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_int_t,
-    ngx_pcalloc, ngx_pool_t, ngx_stream_session_t, ngx_uint_t,
+    NGX_OK, ngx_buf_t, ngx_chain_t, ngx_connection_t, ngx_int_t, ngx_stream_session_t, ngx_uint_t,
 };
 
 use super::control;
@@ -22,14 +21,32 @@ const LARGEST_SPARE: usize = 4096;
 thread_local! {
     /// Memory of the last batch, of whatever session: nearly all are sent at once.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+
+    /// Its link: idle sessions have none.
+    static SPARE_LINK: Cell<Option<Box<Link>>> = const { Cell::new(None) };
+}
+
+/// A batch under way. nginx has a pointer to the first field.
+#[repr(C)]
+struct Link {
+    chain: ngx_chain_t,
+    buf: ngx_buf_t,
+}
+
+impl Link {
+    fn new() -> Box<Self> {
+        // SAFETY: zeroes are a link to nowhere, and an empty buffer.
+        let new = || Box::new(unsafe { mem::zeroed() });
+        SPARE_LINK.take().unwrap_or_else(new)
+    }
 }
 
 /// What goes to one side.
 pub struct Output {
     from_upstream: ngx_uint_t,
     batch: Vec<u8>,
+    /// The first of our links that have not been sent.
     busy: *mut ngx_chain_t,
-    free: *mut ngx_chain_t,
     under_way: usize,
 }
 
@@ -40,7 +57,6 @@ impl Output {
             from_upstream,
             batch: Vec::new(),
             busy: ptr::null_mut(),
-            free: ptr::null_mut(),
             under_way: 0,
         }
     }
@@ -73,13 +89,9 @@ impl Output {
     ) -> ngx_int_t {
         // SAFETY: the caller's promise.
         unsafe {
-            let pool = (*(*s).connection).pool;
             let mut chain = ptr::null_mut();
             if !self.batch.is_empty() || last {
-                chain = self.link(pool, last);
-                if chain.is_null() {
-                    return NGX_ERROR as ngx_int_t;
-                }
+                chain = self.link(last);
             } else if dst.is_null() || (*dst).buffered() & !HELD == 0 {
                 return NGX_OK as ngx_int_t;
             }
@@ -90,42 +102,34 @@ impl Output {
     }
 
     /// The batch as a link at the end of `busy`.
-    unsafe fn link(&mut self, pool: *mut ngx_pool_t, last: bool) -> *mut ngx_chain_t {
-        // SAFETY: links and buffers come from the connection's pool, or were ours before.
+    fn link(&mut self, last: bool) -> *mut ngx_chain_t {
+        let mut link = Link::new();
+        let batch = ManuallyDrop::new(mem::take(&mut self.batch));
+        self.under_way += batch.len();
+        let buf = &mut link.buf;
+        buf.start = batch.as_ptr().cast_mut();
+        // SAFETY: the vector has as many bytes, and room for as many.
         unsafe {
-            let cl = match self.free.as_mut() {
-                Some(free) => {
-                    self.free = free.next;
-                    ptr::from_mut(free)
-                }
-                None => {
-                    let cl = ngx_alloc_chain_link(pool);
-                    let buf = ngx_pcalloc(pool, size_of::<ngx_buf_t>()).cast::<ngx_buf_t>();
-                    if cl.is_null() || buf.is_null() {
-                        return ptr::null_mut();
-                    }
-                    (*cl).buf = buf;
-                    cl
-                }
-            };
-            (*cl).next = ptr::null_mut();
-            let buf = &mut *(*cl).buf;
-            let batch = ManuallyDrop::new(std::mem::take(&mut self.batch));
-            self.under_way += batch.len();
-            buf.start = batch.as_ptr().cast_mut();
             buf.end = buf.start.add(batch.capacity());
-            buf.pos = buf.start;
             buf.last = buf.start.add(batch.len());
-            buf.set_temporary((!batch.is_empty()).into());
-            buf.set_flush(1);
-            buf.set_last_buf(last.into());
+        }
+        buf.pos = buf.start;
+        buf.set_temporary((!batch.is_empty()).into());
+        buf.set_flush(1);
+        buf.set_last_buf(last.into());
+        let link = Box::into_raw(link);
+        let chain = link.cast::<ngx_chain_t>();
+        // SAFETY: the link is ours until `recycle` or `clear` takes it back, and so are all behind `busy`.
+        unsafe {
+            (*chain).buf = &raw mut (*link).buf;
+            (*chain).next = ptr::null_mut();
             let mut end = &mut self.busy;
             while let Some(link) = end.as_mut() {
                 end = &mut link.next;
             }
-            *end = cl;
-            cl
+            *end = chain;
         }
+        chain
     }
 
     /// Gives back the memory of what was sent.
@@ -139,10 +143,9 @@ impl Output {
                     break;
                 }
                 release(buf);
-                let next = link.next;
-                link.next = self.free;
-                self.free = link;
-                self.busy = next;
+                let sent = self.busy.cast::<Link>();
+                self.busy = link.next;
+                SPARE_LINK.set(Some(Box::from_raw(sent)));
             }
             let mut link = self.busy;
             while let Some(busy) = link.as_ref() {
@@ -159,7 +162,9 @@ impl Output {
         unsafe {
             while let Some(link) = self.busy.as_mut() {
                 release(&mut *link.buf);
+                let unsent = self.busy.cast::<Link>();
                 self.busy = link.next;
+                drop(Box::from_raw(unsent));
             }
         }
     }

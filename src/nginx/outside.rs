@@ -52,7 +52,7 @@ pub struct Outside {
     pub server_ip: Option<IpAddr>,
     /// Where the client of a data connection listens that the proxy will begin, and where the connection to it comes
     /// from.
-    pub dial: Option<(SocketAddr, Option<SocketAddr>)>,
+    pub dial: Option<Box<(SocketAddr, Option<SocketAddr>)>>,
     /// The server's last word on a transfer is held.
     pub hold: Option<Hold>,
     /// How the last data port was asked for.
@@ -70,7 +70,7 @@ pub struct Outside {
     /// A handshake with the client begins when everything before it has been sent.
     pub start_tls: bool,
     /// The server that the client dialled, of a transparent control server.
-    pub destination: Option<SocketAddr>,
+    pub destination: Option<Box<SocketAddr>>,
     /// The proxy puts a PROXY protocol header before the client's first bytes.
     pub proxy_protocol: bool,
 }
@@ -271,7 +271,7 @@ impl Outside {
     /// there is a line in the log.
     unsafe fn begin_data(&mut self) -> Option<()> {
         let (zone, reserved) = (self.zone()?, self.current?);
-        let (client, source) = self.dial.take()?;
+        let (client, source) = *self.dial.take()?;
         let (now, owner) = (zone::now(), zone::this_worker());
         let host = Host::from_socket(&client);
         let taken = zone.with(|table| table.take(now, reserved.ticket, reserved.port, host, owner));

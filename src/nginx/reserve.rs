@@ -59,7 +59,7 @@ impl Outside {
                     text.parse::<IpAddr>().ok().map(|ip| Host::new(ip, 0))
                 }
                 _ if self.destination.is_some() => {
-                    self.destination.map(|dialled| Host::from_socket(&dialled))
+                    self.destination.as_deref().map(Host::from_socket)
                 }
                 _ => socket::local(c).map(|local| Host::from_socket(&local)),
             };
@@ -286,7 +286,8 @@ impl Outside {
                 user: asked.user,
                 transfer: None,
             })?;
-            self.dial = Some((client.at(port), self.source_for_client(client)));
+            let dial = (client.at(port), self.source_for_client(client));
+            self.dial = Some(Box::new(dial));
             Some(())
         }
     }

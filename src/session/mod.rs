@@ -64,7 +64,7 @@ pub use upgrade::{AUTH_TLS, MAX_GREETING, Refusal, Step, Upgrade};
 /// Bytes of a reply held back at most: a 227 or 229, or a line of a FEAT reply.
 pub const MAX_HELD: usize = 4096;
 
-/// Bytes that most passive replies need; a session keeps as many.
+/// Bytes that most passive replies need.
 const FIRST_HELD: usize = 128;
 
 /// Bytes of a user name or path kept for the log at most.
@@ -584,11 +584,6 @@ impl Session {
         } else {
             let answered = self.queue.take(code);
             self.answered(answered, code.number(), actions);
-        }
-        if held.capacity() <= FIRST_HELD {
-            // For the next one.
-            self.held = held;
-            self.held.clear();
         }
         self.answer_waiting(actions);
         self.resume(actions);
