@@ -177,6 +177,27 @@ sub nft {
     return;
 }
 
+# Nothing comes back from that side of a connection; without one all does.
+sub mute {
+    my ($self, $conn) = @_;
+
+    my $rule = $conn ? 'ip saddr ' . $conn->local_addr . ' tcp sport '
+        . $conn->local_port . ' drop' : '';
+
+    $self->nft(<<"END");
+table inet ftp_test
+delete table inet ftp_test
+table inet ftp_test {
+    chain input {
+        type filter hook input priority 0;
+        $rule
+    }
+}
+END
+
+    return;
+}
+
 # scripts/redirect with these arguments.
 sub redirect {
     my ($self, @arg) = @_;
