@@ -190,9 +190,7 @@ for my $pair ([@hosts], [reverse @hosts]) {
     ok(!$listener->touched, "$host server's port untouched");
 
     my ($near, $far) = ($c->data(10000), $listener->accept);
-    $c->command('STOR f');
-    is($s->line, "STOR f\r\n", "$host STOR");
-    is($t->transfer('upload', $near, $far), '', "$host upload");
+    is($t->transfer($c, $s, 'upload', $near, $far), '', "$host upload");
     $_->close for $c, $s;
 }
 
@@ -233,10 +231,8 @@ for my $pair ([@hosts], [reverse @hosts]) {
             my $far = $dialled // $passive->accept;
 
             is($near->peer_addr, $proxy, "$host, $name, $way from");
-            is($t->transfer($way, $near, $far), '', "$host, $name, $way");
-
-            $s->send("226 done\r\n");
-            is($c->line, "226 done\r\n", "$host, $name, $way told");
+            is($t->move($way, $near, $far), '', "$host, $name, $way");
+            is($t->complete($c, $s), '', "$host, $name, $way told");
         }
 
         $c->command("EPRT |2|$neighbour|${\$listener->port}|");
@@ -269,11 +265,7 @@ for my $pair ([@hosts], [reverse @hosts]) {
         my $near = $c->data($port);
         my $far = $t->in(server => sub { $t->dial($s, @told) });
 
-        $c->command($way eq 'upload' ? 'STOR f' : 'RETR f');
-        $s->line;
-        is($t->transfer($way, $near, $far), '', "$host meets, $way");
-        $s->send("226 done\r\n");
-        is($c->line, "226 done\r\n", "$host meets, $way told");
+        is($t->transfer($c, $s, $way, $near, $far), '', "$host meets, $way");
     }
 
     $_->close for $c, $s;

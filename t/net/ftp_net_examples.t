@@ -69,7 +69,7 @@ sub proxy {
     is($c->passive_addr($reply), $t->address('proxy'), "$name PASV");
 
     my $near = $c->data($c->passive_port($reply));
-    is($t->transfer('upload', $near, $listener->accept), '', "$name upload");
+    is($t->transfer($c, $s, 'upload', $near, $listener->accept), '', "$name upload");
 
     is($t->both_ways($c, $s, $_), '', "$name $_") for 'PASV', 'EPSV';
 

@@ -88,7 +88,7 @@ for my $form ('redirect', 'tproxy') {
     my $listener = Test::Nginx::FtpServer->new(port => 20150);
     my ($c, $s) = $t->session($here, addr => $t->address('proxy'));
     my $near = $c->data($c->passive_port($t->passive($c, $s, $listener)));
-    is($t->transfer('upload', $near, $listener->accept), '',
+    is($t->transfer($c, $s, 'upload', $near, $listener->accept), '',
         "$form, server on the proxy");
     $_->close for $c, $s, $listener;
 }
@@ -230,8 +230,10 @@ sub same_port {
     }
 
     is($data[1][0]->local_port, $from, $name);
-    is($t->transfer('upload', @{$data[1]}), '', "$name, upload");
-    is($t->transfer('download', @{$data[0]}), '', "$name, download");
+    my @pairs = map { [@{$sessions[$_]}[0, 1]] } 0, 1;
+    is($t->transfer(@{$pairs[1]}, 'upload', @{$data[1]}), '', "$name, upload");
+    is($t->transfer(@{$pairs[0]}, 'download', @{$data[0]}), '',
+        "$name, download");
 
     $_->close for map { @$_ } @sessions;
 
@@ -319,8 +321,9 @@ sub one_port {
     my $near = $c->data($port);
     my $far = $listeners[0]->accept;
 
-    is($t->transfer('download', $near2, $far2), '', "$name second session");
-    is($t->transfer('upload', $near, $far), '', "$name first session");
+    is($t->transfer($c2, $s2, 'download', $near2, $far2), '',
+        "$name second session");
+    is($t->transfer($c, $s, 'upload', $near, $far), '', "$name first session");
 
     # what is not reserved is refused: another port of the range, another
     # client, the listener's own port dialled straight, the same port again
@@ -336,7 +339,7 @@ sub one_port {
     $near = $c->data($port);
     $far = $listeners[0]->accept;
     is($c->data($port)->ended, 'reset', "$name again");
-    is($t->transfer('download', $near, $far), '', "$name still there");
+    is($t->transfer($c, $s, 'download', $near, $far), '', "$name still there");
 
     ok($t->wait_log(qr/ftp refused port/, $refused + 4), "$name refused");
     like(join('', ($t->lines(qr/ftp refused port/))[$refused .. $refused + 3]),
@@ -348,7 +351,7 @@ sub one_port {
     $port = $c->passive_port($t->passive($c, $s, $listeners[0], 'EPSV'));
     my $logged = length $t->read_file('logs/access.log');
     $near = $c->data($port, addr => $t->address('behind', $family));
-    is($t->transfer('download', $near, $listeners[0]->accept), '',
+    is($t->transfer($c, $s, 'download', $near, $listeners[0]->accept), '',
         "$name other address");
 
     # the log: with TPROXY the connection has arrived where it was dialled

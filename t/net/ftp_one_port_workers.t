@@ -75,7 +75,7 @@ sub workers {
             is(join(' ', map { $t->worker_of($_) } $c, $near),
                 join(' ', @workers[$control, $data]),
                 "$name control $control data $data");
-            is($t->transfer($data ? 'upload' : 'download', $near, $far), '',
+            is($t->transfer($c, $s, $data ? 'upload' : 'download', $near, $far), '',
                 "$name control $control data $data bytes");
         }
 
@@ -102,8 +102,8 @@ sub reloaded {
     my $late = $c->data($port);
     my $peer = $listener->accept;
     ok($new{$t->worker_of($late)}, "$name new worker");
-    is($t->transfer('upload', $late, $peer), '', "$name old reservation");
-    is($t->transfer('download', $near, $far), '', "$name old transfer");
+    is($t->transfer($c, $s, 'upload', $late, $peer), '', "$name old reservation");
+    is($t->transfer($c, $s, 'download', $near, $far), '', "$name old transfer");
     is($t->both_ways($c, $s, 'EPSV'), '', "$name old session");
     is($c->data(10000)->ended, 'reset', "$name straight");
 

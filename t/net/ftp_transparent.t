@@ -170,7 +170,7 @@ sub servers {
             is($c->passive_addr($reply), $addr, "$name $servers[$n] PASV");
 
             my $near = $c->data($c->passive_port($reply));
-            is($t->transfer('upload', $near, $listener->accept), '',
+            is($t->transfer($c, $s, 'upload', $near, $listener->accept), '',
                 "$name $servers[$n] PASV bytes");
         }
 

@@ -72,7 +72,8 @@ for my $held (reverse @held) {
 
     my $near = $c->data($port);
     my $far = $listener->accept;
-    $bad++ if $t->transfer($port % 2 ? 'upload' : 'download', $near, $far);
+    $bad++ if $t->transfer($c, $s, $port % 2 ? 'upload' : 'download',
+        $near, $far);
 }
 
 is($bad, 0, 'transfers');

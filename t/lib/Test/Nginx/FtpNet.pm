@@ -415,23 +415,36 @@ sub both_ways {
         my $peer = $far->peer_addr;
         return "$way: from $peer" if $arg{peer} && $peer ne $arg{peer};
 
-        # the end of an upload waits for its command, for a while
-        $c->command($way eq 'upload' ? 'STOR f' : 'RETR f');
-        $s->line;
-
-        my $error = $self->transfer($way, $near, $far);
+        my $error = $self->transfer($c, $s, $way, $near, $far);
         return "$way: $error" if $error;
-
-        $s->send("226 done\r\n");
-        my $told = $c->line;
-        return "$way: $told" if $told ne "226 done\r\n";
     }
 
     return '';
 }
 
-# Moves bytes between both ends of a data connection and ends it.
+# A transfer on a data connection, from its command to its last reply; what went
+# wrong, or nothing.
 sub transfer {
+    my ($self, $c, $s, $way, $near, $far) = @_;
+
+    return $self->dialog($c, $s,
+            ($way eq 'upload' ? 'STOR f' : 'RETR f') => '150 now')
+        || $self->move($way, $near, $far)
+        || $self->complete($c, $s);
+}
+
+# The last reply of a transfer.
+sub complete {
+    my ($self, $c, $s) = @_;
+
+    $s->send("226 done\r\n");
+    my $told = $c->line;
+
+    return $told eq "226 done\r\n" ? '' : "told $told";
+}
+
+# Moves bytes between both ends of a data connection and ends it.
+sub move {
     my ($self, $way, $near, $far) = @_;
 
     my ($from, $to) = $way eq 'upload' ? ($near, $far) : ($far, $near);
