@@ -198,8 +198,10 @@ sub in_step {
     is($t->dialog($c, $s, NOOP => '200 in step'), '', "$name in step");
 
     my ($near, $far) = $t->data($c, $s);
+    is($t->dialog($c, $s, 'STOR y' => '150 now'), '', "$name next");
     $near->send('x');
     $near->finish;
     is($far->rest, 'x', "$name transfer");
-    is($t->dialog($c, $s, 'STOR y' => '226 done'), '', "$name next");
+    $s->send("226 done\r\n");
+    is($c->line, "226 done\r\n", "$name end");
 }

@@ -114,7 +114,11 @@ sub vector {
     my $near = $c->data($port);
     my $far = $listener->accept;
 
+    $c->command('STOR f');
+    is($s->line, "STOR f\r\n", "$name STOR");
     $near->send($name);
     $near->finish;
     is($far->rest, $name, "$name data");
+    $s->send("226 done\r\n");
+    is($c->line, "226 done\r\n", "$name end");
 }
