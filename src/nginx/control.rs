@@ -402,7 +402,6 @@ impl Control {
                 // All of it may be taken but not said.
                 self.machine.from_server(b"", &mut self.outside);
             }
-            let mut begun = false;
             while let Some(buf) = self.from_server.front() {
                 if self.outside.start_tls || self.handshake.is_some() {
                     break;
@@ -414,7 +413,6 @@ impl Control {
                     }
                 }
                 let bytes = slice::from_raw_parts((*buf).pos, remaining(buf));
-                begun |= bytes.starts_with(b"1");
                 let taken = self.machine.from_server(bytes, &mut self.outside);
                 (*buf).pos = (*buf).pos.add(taken);
                 if (*buf).pos == (*buf).last {
@@ -433,7 +431,7 @@ impl Control {
             self.start_tls_if_asked();
             self.mark_held();
             self.look_again_if_held();
-            if begun {
+            if self.machine.has_begun() {
                 self.look_for_urgent();
             }
             self.wake_client_side();

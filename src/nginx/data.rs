@@ -65,7 +65,7 @@ pub struct Data {
     shaken: bool,
     /// Our own hello to the server has to wait.
     hello: Option<Box<Hello>>,
-    /// The server was connected when that was over.
+    /// The server was seen connected while it waited.
     was_connected: bool,
     /// The client's handshake is not to be had, or not as it must be.
     unsafe_client: bool,

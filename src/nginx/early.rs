@@ -8,10 +8,10 @@
 //! nothing there.
 
 use nginx_sys::{
-    NGX_AGAIN, NGX_ERROR, NGX_OK, ngx_add_timer, ngx_connection_t,
+    NGX_AGAIN, NGX_ERROR, ngx_add_timer, ngx_connection_t,
     ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_SET as NODELAY_SET,
-    ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_UNSET as NODELAY_UNSET, ngx_int_t, ngx_msec_t,
-    ngx_recv_pt, ngx_stream_session_t, ngx_tcp_nodelay, u_char,
+    ngx_connection_tcp_nodelay_e_NGX_TCP_NODELAY_UNSET as NODELAY_UNSET, ngx_msec_t, ngx_recv_pt,
+    ngx_stream_session_t, ngx_tcp_nodelay, u_char,
 };
 
 use super::context;
@@ -48,16 +48,17 @@ impl Early {
         unsafe { (*pc).set_tcp_nodelay(NODELAY_SET) };
     }
 
-    /// There is something to send to the server. Whether that is well.
-    unsafe fn hurry(&mut self, s: *mut ngx_stream_session_t) -> bool {
+    /// There is something to send to the server.
+    unsafe fn hurry(&mut self, s: *mut ngx_stream_session_t) {
         if !std::mem::take(&mut self.delays) {
-            return true;
+            return;
         }
         // SAFETY: the session's server is connected.
         unsafe {
             let pc = (*(*s).upstream).peer.connection;
             (*pc).set_tcp_nodelay(NODELAY_UNSET);
-            ngx_tcp_nodelay(pc) == NGX_OK as ngx_int_t
+            // What fails is slow, and in the log.
+            ngx_tcp_nodelay(pc);
         }
     }
 
@@ -76,8 +77,10 @@ impl Early {
 pub unsafe fn watch(s: *mut ngx_stream_session_t, early: &mut Early) {
     // SAFETY: the caller's promise.
     unsafe {
-        early.recv = (*(*s).connection).recv.replace(receive);
-        if (*s).received > 0 {
+        let c = (*s).connection;
+        early.recv = (*c).recv.replace(receive);
+        // Another module's preread phase may have read some.
+        if (*s).received > 0 || !(*c).buffer.is_null() {
             early.hurry(s);
         }
     }
@@ -94,11 +97,11 @@ unsafe extern "C" fn receive(c: *mut ngx_connection_t, buf: *mut u_char, size: u
             return NGX_ERROR as isize;
         };
         let received = recv(c, buf, size);
+        if received > 0 {
+            early.hurry(s);
+        }
         if received != 0 {
-            return match received < 0 || early.hurry(s) {
-                true => received,
-                false => NGX_ERROR as isize,
-            };
+            return received;
         }
         let waits = guarded((*c).log, false, || {
             context::data(s).is_some_and(|data| !data.is_named() && data.early().is_patient())

@@ -5,14 +5,13 @@
 //! ```text
 //! get        the server is dialled, or there already: the proxy is told "not yet"
 //! on_hook    our handlers in the place of the proxy's; looks for the command, again and again
-//! on_event   connected, or not. The client's handshake begins, for some clients send their command behind it
+//! on_event   connected, or not. Where it waits the client's handshake begins, for some send their command behind it
 //! give_back  the proxy has its handlers again, and goes on
 //! ```
 
 use nginx_sys::{
-    NGX_OK, NGX_STREAM_INTERNAL_SERVER_ERROR, ngx_add_timer, ngx_connection_t, ngx_del_timer,
-    ngx_event_handler_pt, ngx_event_t, ngx_handle_read_event, ngx_handle_write_event, ngx_int_t,
-    ngx_msec_t, ngx_stream_finalize_session, ngx_stream_session_t,
+    NGX_OK, ngx_add_timer, ngx_connection_t, ngx_del_timer, ngx_event_handler_pt, ngx_event_t,
+    ngx_handle_read_event, ngx_handle_write_event, ngx_int_t, ngx_msec_t, ngx_stream_session_t,
 };
 
 use super::active::act;
@@ -222,7 +221,14 @@ unsafe fn go_on(
                     proxy((*pc).write);
                 }
             }
-            Next::Fail => ngx_stream_finalize_session(s, NGX_STREAM_INTERNAL_SERVER_ERROR as _),
+            Next::Fail if context::data(s).is_some_and(|data| data.is_shaking()) => tls::give_up(s),
+            Next::Fail => {
+                // How a stock proxy is told to end a session, and to close both.
+                (*c).set_close(1);
+                if let Some(proxy) = (*(*c).read).handler {
+                    proxy((*c).read);
+                }
+            }
         }
     }
 }

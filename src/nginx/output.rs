@@ -26,7 +26,7 @@ thread_local! {
     static SPARE_LINK: Cell<Option<Box<Link>>> = const { Cell::new(None) };
 }
 
-/// A batch under way. nginx has a pointer to the first field.
+/// A batch under way. nginx gets a pointer to the first field, and keeps one to the second.
 #[repr(C)]
 struct Link {
     chain: ngx_chain_t,
@@ -96,7 +96,7 @@ impl Output {
                 return NGX_OK as ngx_int_t;
             }
             let sent = control::next_filter(s, chain, self.from_upstream);
-            self.recycle();
+            self.recycle(sent == NGX_OK as ngx_int_t);
             sent
         }
     }
@@ -132,14 +132,16 @@ impl Output {
         chain
     }
 
-    /// Gives back the memory of what was sent.
-    fn recycle(&mut self) {
+    /// Gives back the memory of what was sent. Filters copy our links and not the buffers: where they have not sent
+    /// `all` they may still have an empty one, which looks as if it were sent.
+    fn recycle(&mut self, all: bool) {
         self.under_way = 0;
         // SAFETY: `busy` holds links of our own; whoever sends moves `pos`.
         unsafe {
             while let Some(link) = self.busy.as_mut() {
                 let buf = &mut *link.buf;
-                if buf.pos != buf.last {
+                let empty = buf.start == buf.last;
+                if buf.pos != buf.last || empty && !all {
                     break;
                 }
                 release(buf);

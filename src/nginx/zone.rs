@@ -186,8 +186,22 @@ pub unsafe extern "C" fn init(shm: *mut ngx_shm_zone_t, old: *mut c_void) -> ngx
         if let Some(old) = old.cast::<Zone>().as_ref() {
             zone.words = old.words;
             zone.count = old.count;
-            zone.layout = old.layout;
-            return NGX_OK as ngx_int_t;
+            // Maybe another build of this module has made it.
+            let words = Words {
+                words: zone.words,
+                count: zone.count,
+            };
+            return match Table::open(words) {
+                Ok(table) => {
+                    zone.layout = table.layout();
+                    NGX_OK as ngx_int_t
+                }
+                Err(error) => {
+                    let (name, log) = (&zone.name, (*shm).shm.log);
+                    ngx_log_error!(NGX_LOG_EMERG, log, "zone \"{name}\": {error}");
+                    NGX_ERROR as ngx_int_t
+                }
+            };
         }
         let pool = (*shm).shm.addr.cast::<ngx_slab_pool_t>();
         let log = (*shm).shm.log;

@@ -159,6 +159,8 @@ pub struct Session {
     /// PASV or EPSV, if the server does not know it.
     unknown: Option<Mode>,
     client_ended: bool,
+    /// A 1yz has come.
+    begun: bool,
     /// `noted` has a transfer command sent ahead of the reply to PASV or EPSV.
     ahead: bool,
 }
@@ -195,6 +197,7 @@ impl Session {
             epsv_all: false,
             unknown: None,
             client_ended: false,
+            begun: false,
             ahead: false,
         }
     }
@@ -294,6 +297,11 @@ impl Session {
             }
         }
         input.len() - rest.len()
+    }
+
+    /// Whether a transfer has begun since this was asked.
+    pub fn has_begun(&mut self) -> bool {
+        std::mem::take(&mut self.begun)
     }
 
     /// Whether the server's last word on a transfer waits for the data connection to come to the client.
@@ -577,6 +585,7 @@ impl Session {
         if code.is_passive() || (yes && self.queue.takes_as_passive(code)) {
             self.passive_reply(code, &held, actions);
         } else if code.is_preliminary() {
+            self.begun = true;
             self.queue.preliminary(code);
         } else if code.number() != 421 && self.queue.takes_as_data(code) {
             self.queue.take(code);

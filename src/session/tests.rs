@@ -213,6 +213,22 @@ pub(super) fn play(dialogue: &[Side<'_>]) -> Played {
 pub(super) const HI: &str = "220 Hi\r\n";
 
 #[test]
+fn transfer_begins_wherever_its_150_stands() {
+    for chunk in [1, 2, 3, usize::MAX] {
+        let mut session = session(true);
+        let mut outside = Outside::default();
+        let mut begun = |dialogue: &[Side<'_>]| {
+            play_with(&mut session, &mut outside, dialogue, chunk);
+            session.has_begun()
+        };
+        assert!(!begun(&[s(HI), c("NOOP\r\nRETR x\r\n")]));
+        assert!(begun(&[s("200 ok\r\n150-here\r\n150 it comes\r\n")]));
+        assert!(!begun(&[]));
+        assert!(!begun(&[s("226 done\r\n")]));
+    }
+}
+
+#[test]
 fn pasv_reply_is_rewritten() {
     let played = play(&[
         s(HI),
