@@ -1,4 +1,4 @@
-//! The server's last word on a transfer of a client in active mode, held until its data connection has come to the client.
+//! What the server says of a transfer of a client in active mode, held until its data connection has come to the client.
 //!
 //! The proxy dials the client from another worker, or later than it reads the control connection. A small file is with the
 //! proxy by then and complete for its server, and a client that is told so before it sees a data connection gives up. So the
@@ -12,10 +12,14 @@ use super::outside::Outside;
 use super::timer::Timer;
 use super::zone;
 use crate::ports::{Msec, Stage};
+use crate::session::Word;
 
 /// Milliseconds that a yes waits at most for the server's connection to be accepted: the kernel has done that, and a
 /// worker is busy. But there may be none, of a server that has nothing to send.
 const PATIENCE: Msec = 2000;
+
+/// Milliseconds that a 1yz waits at most: it may be the first sign of a connection that is long in coming.
+const BEGIN_PATIENCE: Msec = 250;
 
 /// Milliseconds between two looks.
 const STEP: ngx_msec_t = 5;
@@ -23,17 +27,23 @@ const STEP: ngx_msec_t = 5;
 /// What a control connection keeps for it, meanwhile.
 pub struct Hold {
     timer: Timer,
+    word: Word,
     /// When a server that has not come will not.
     until: Msec,
 }
 
 impl Hold {
     /// `c` is a control connection's client's, and outlives this.
-    unsafe fn new(c: *mut ngx_connection_t) -> Self {
+    unsafe fn new(c: *mut ngx_connection_t, word: Word) -> Self {
+        let patience = match word {
+            Word::Begun => BEGIN_PATIENCE,
+            Word::Yes | Word::No => PATIENCE,
+        };
         Self {
             // SAFETY: the caller's promise.
             timer: unsafe { Timer::new(c, on_timer) },
-            until: zone::now().saturating_add(PATIENCE),
+            word,
+            until: zone::now().saturating_add(patience),
         }
     }
 
@@ -56,9 +66,9 @@ unsafe extern "C" fn on_timer(event: *mut ngx_event_t) {
 }
 
 impl Outside {
-    /// Whether the data connection of the last transfer is on its way to the client, behind a yes of the server also where
-    /// it may be.
-    pub fn looks_for_data(&mut self, yes: bool) -> bool {
+    /// Whether the data connection of the last transfer is on its way to the client, where the server has not said no also
+    /// where it may be.
+    pub fn looks_for_data(&mut self, word: Word) -> bool {
         let current = self.current.map(|reserved| reserved.ticket);
         // The client may have said USER meanwhile, which forgets about what is not taken.
         let ticket = current.or(self.earlier.back().copied());
@@ -67,11 +77,13 @@ impl Outside {
         };
         let now = zone::now();
         // SAFETY: the client's connection outlives the state.
-        let hold = || unsafe { Hold::new((*self.s).connection) };
-        let until = self.hold.get_or_insert_with(hold).until;
+        let new = || unsafe { Hold::new((*self.s).connection, word) };
+        let hold = self.hold.take().filter(|hold| hold.word == word);
+        let until = self.hold.insert(hold.unwrap_or_else(new)).until;
         match zone.with(|table| table.stage(now, ticket)).flatten() {
+            Some(Stage::Taken(_)) if word == Word::Begun && now >= until => false,
             Some(Stage::Taken(owner)) => owner == zone::this_worker() || !zone::is_dead(owner),
-            Some(Stage::Waiting) => yes && now < until,
+            Some(Stage::Waiting) => word != Word::No && now < until,
             Some(Stage::Reached) | None => false,
         }
     }

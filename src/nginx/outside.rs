@@ -24,7 +24,7 @@ use super::zone::{self, Zone};
 use crate::ftp::HostPort;
 use crate::ftp::command::Transfer;
 use crate::ports::{Host, Reserved, Ticket};
-use crate::session::{Actions, Announced, Asked, Mode, Note, Passive, Unavailable};
+use crate::session::{Actions, Announced, Asked, Mode, Note, Passive, Unavailable, Word};
 
 /// Data connections of one session that are looked after at the same time; more are only a client's
 /// that asks for ports and lets the transfers run on.
@@ -353,8 +353,8 @@ impl Actions for Outside {
         unsafe { self.begin_data() }.ok_or(Unavailable)
     }
 
-    fn is_on_its_way(&mut self, yes: bool) -> bool {
-        self.looks_for_data(yes)
+    fn is_on_its_way(&mut self, word: Word) -> bool {
+        self.looks_for_data(word)
     }
 
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable> {

@@ -35,10 +35,10 @@ pub trait Actions {
     /// The transfer command for what [`Actions::reserve_dialled`] reserved is about to go to the server: dial. Called
     /// once for each such reservation at most. On an error the command goes nowhere: the server would wait in vain.
     fn dial(&mut self) -> Result<(), Unavailable>;
-    /// The server has said its last word on the last transfer, a yes or a no: whether the data connection, which is
-    /// dialled toward the client, has yet to come there. Asked again and again while it has, and each time for a short
-    /// moment only: no other word passes before.
-    fn is_on_its_way(&mut self, yes: bool) -> bool;
+    /// The server has said something of the last transfer that its client should hear behind its data connection, which
+    /// is dialled toward the client: whether that has yet to come there. Asked again and again while it has, and each
+    /// time for a short moment only: nothing else passes before.
+    fn is_on_its_way(&mut self, word: Word) -> bool;
     /// Both will dial: reserve a data port for the server. The address returned is told to the server.
     fn reserve_for_server(&mut self, asked: Asked<'_>) -> Result<SocketAddr, Unavailable>;
     /// The server has accepted the address of [`Actions::reserve_for_server`]: reserve a data port for the
@@ -98,6 +98,18 @@ pub struct Announced {
     pub host: Option<Ipv4Addr>,
     /// The server's data port, 1024..=65535.
     pub port: u16,
+}
+
+/// What a server says of a transfer that may come too early for an active client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Its first 1yz. Many servers say it before they dial; curl 7.88 takes a transfer for an empty one if the data
+    /// connection comes just behind it.
+    Begun,
+    /// A last word of 2yz.
+    Yes,
+    /// Any other last word.
+    No,
 }
 
 /// No data port can be offered; the client gets 425.

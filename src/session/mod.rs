@@ -51,7 +51,7 @@ use crate::ftp::command::{Transfer, is_unpromised, without_telnet};
 use crate::ftp::line::Line;
 use crate::ftp::reply::Piece;
 use crate::ftp::{Code, Command, Lines, ReplyReader};
-pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable};
+pub use actions::{Actions, Announced, Asked, Note, Passive, Unavailable, Word};
 use agreement::{Agreement, Dialler, announced};
 pub use local::Local;
 pub use modes::{ClientModes, Mode, Modes, ServerMode};
@@ -152,8 +152,8 @@ pub struct Session {
     dialled: bool,
     /// Who dials whom for the data connection that was agreed on last.
     dialler: Dialler,
-    /// The server's last word on a transfer is next, and not out: whether it is a yes.
-    verdict: Option<bool>,
+    /// What the server says of a transfer is next, and not out: it may be too early.
+    word: Option<Word>,
     /// EPSV ALL was said.
     epsv_all: bool,
     /// PASV or EPSV, if the server does not know it.
@@ -193,7 +193,7 @@ impl Session {
             postponed: None,
             dialled: false,
             dialler: Dialler::Client,
-            verdict: None,
+            word: None,
             epsv_all: false,
             unknown: None,
             client_ended: false,
@@ -289,7 +289,7 @@ impl Session {
             match self.reader.next(&mut rest, withhold) {
                 Some(Piece::Begin(code)) => {
                     self.begin(code);
-                    self.verdict = self.verdict(code);
+                    self.word = self.word(code);
                 }
                 Some(Piece::Text(text)) => self.text(text.as_bytes(), actions),
                 Some(Piece::End(code)) => self.end(code, actions),
@@ -304,36 +304,41 @@ impl Session {
         std::mem::take(&mut self.begun)
     }
 
-    /// Whether the server's last word on a transfer waits for the data connection to come to the client.
+    /// Whether what the server says of a transfer waits for the data connection to come to the client.
     pub fn holds(&self) -> bool {
-        self.verdict.is_some()
+        self.word.is_some()
     }
 
     /// Whether what the server says next must not be said yet: where the proxy dials the client, one that hears of the end
     /// of a transfer before its data connection is there takes it for a failure. No server would say that, it dials first.
     fn is_early(&mut self, actions: &mut impl Actions) -> bool {
-        let Some(yes) = self.verdict else {
+        let Some(word) = self.word else {
             return false;
         };
         // Who breaks a transfer off waits for no connection.
-        let early = !self.queue.awaits_abor() && actions.is_on_its_way(yes);
+        let early = !self.queue.awaits_abor() && actions.is_on_its_way(word);
         if !early {
-            self.verdict = None;
+            self.word = None;
         }
         early
     }
 
-    /// Whether a reply is the last word on a transfer that the client may have to see a data connection of before, and a
-    /// yes. 421 is no answer but the server's goodbye.
-    fn verdict(&self, code: Code) -> Option<bool> {
-        if self.dialler == Dialler::Client || matches!(code.number(), 100..=199 | 227 | 229 | 421) {
+    /// What a reply says of a transfer, where the client may have to see a data connection first. 421 is no answer but the
+    /// server's goodbye, and 110 a restart marker.
+    fn word(&self, code: Code) -> Option<Word> {
+        if self.dialler == Dialler::Client || matches!(code.number(), 110 | 227 | 229 | 421) {
             return None;
         }
+        if code.is_preliminary() {
+            return self.queue.awaits_begin().then_some(Word::Begun);
+        }
         let progress = self.queue.takes_as_transfer(code)?;
-        let yes = (200..=299).contains(&code.number());
+        if (200..=299).contains(&code.number()) {
+            return Some(Word::Yes);
+        }
         // Asked to listen, a server that refuses at once has not seen anybody, and waits for nobody.
         let unseen = self.dialler == Dialler::Proxy && progress == Progress::Asked;
-        (yes || !unseen).then_some(yes)
+        (!unseen).then_some(Word::No)
     }
 
     /// The server sends nothing more: what it left unfinished goes on unless it may be a 227 or 229.

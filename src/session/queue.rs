@@ -186,6 +186,11 @@ impl Queue {
         }
     }
 
+    /// Whether a 1yz would be the first to a transfer.
+    pub fn awaits_begin(&self) -> bool {
+        self.next_command() == Some(Expected::Transfer(Progress::Asked))
+    }
+
     /// Whether the client has asked for the end of a transfer.
     pub fn awaits_abor(&self) -> bool {
         let abor = |entry: &Expected| matches!(entry, Expected::Abor { .. });

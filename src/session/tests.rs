@@ -20,8 +20,8 @@ pub(super) struct Outside {
     pub(super) cannot_dial: bool,
     /// How often a data connection is still on its way to the client.
     pub(super) on_its_way: usize,
-    /// With a yes, a no, of the server.
-    pub(super) waited: [usize; 2],
+    /// With each word of the server.
+    pub(super) waited: [usize; 3],
 }
 
 impl Outside {
@@ -101,8 +101,8 @@ impl Actions for Outside {
             false => Ok(()),
         }
     }
-    fn is_on_its_way(&mut self, yes: bool) -> bool {
-        self.waited[usize::from(!yes)] += 1;
+    fn is_on_its_way(&mut self, word: Word) -> bool {
+        self.waited[word as usize] += 1;
         let left = self.on_its_way.checked_sub(1);
         self.on_its_way = left.unwrap_or(0);
         left.is_some()

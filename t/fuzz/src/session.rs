@@ -19,7 +19,7 @@ use ngx_stream_ftp_proxy_module::ftp::host_port::write_active;
 use ngx_stream_ftp_proxy_module::ftp::line::MAX_LINE;
 use ngx_stream_ftp_proxy_module::session::{
     Actions, Announced, Asked, AuthTls, ClientModes, MAX_HELD, MAX_NOTED, MAX_OUTSTANDING, Mode,
-    Modes, Note, Passive, ServerMode, ServerTls, Session, Terms, Unavailable,
+    Modes, Note, Passive, ServerMode, ServerTls, Session, Terms, Unavailable, Word,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -354,7 +354,7 @@ impl Actions for Outside {
         })
     }
 
-    fn is_on_its_way(&mut self, _yes: bool) -> bool {
+    fn is_on_its_way(&mut self, _word: Word) -> bool {
         self.on_its_way
     }
 
