@@ -47,6 +47,7 @@ class Client:
     accepts_tls = True  # in active mode it can begin TLS on data connections
     extends_port = (4, 6)  # the families over which it can use EPRT
     extends_passive = True  # it can use EPSV over IPv4
+    sends_early = False  # its uploads do not wait for the reply to their command
     clears_data = True  # it can leave data in clear where the control connection has TLS
     packages = ()  # those that not every run needs
     sparing = False  # a login takes long: not with every server in every setting
@@ -325,6 +326,7 @@ class FileZilla(Client):
     resumes = {"TLSv1.2": "all", "TLSv1.3": "all"}
     extends_port = (6,)
     extends_passive = False
+    sends_early = True
     clears_data = False
     sparing = True
 

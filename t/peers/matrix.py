@@ -113,6 +113,8 @@ class Login(namedtuple("Login", "client kind setting mode leg private version"))
 
     def known(self, direct):
         """Why the client fails with this server though the proxy is right or none is there (direct), or None."""
+        if self.client.sends_early and self.kind.waits_for_command and self.setting.leg == "plain":
+            return "the server resets a data connection on which bytes come before the transfer command"
         early = self.client.hurries and self.kind.waits_for_command
         if direct and early and self.private and not self.mode.active:
             return "the server resets a data connection on which TLS begins before the transfer command"
