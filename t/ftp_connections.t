@@ -164,6 +164,9 @@ sub nothing_left {
         my $d = agree(@$modes);
         is($d->begin->complete, '', "$name: works, @$modes");
         leave($d);
+
+        # or what comes next finds too few connections
+        $t->wait_for('nothing left', sub { descriptors($worker) <= $before });
     }
 
     return;
