@@ -34,13 +34,14 @@
 //!                  nginx::tls: the client's handshake, behind AUTH, and on a data connection once its
 //!                  other leg is connected; nginx::auth: AUTH toward the server, between the stock proxy's
 //!                  connect and its handshake; nginx::resume: TLS sessions with the server, by the zone;
-//!                  nginx::linger: a leg's end
+//!                  nginx::hello: our own hello on a data connection, behind the transfer command; nginx::linger: a
+//!                  leg's end
 //!
 //! modes         -> session::agreement: what client and server are asked for, each in its own mode;
 //!                  in nginx's session the downstream connection is always the client's leg, and the peer the
 //!                  server's, whoever has dialled: nginx::active exchanges two sockets, nginx::dialled makes a
 //!                  session of a connection to the client, nginx::meet joins two that were accepted;
-//!                  nginx::hold keeps the server's last word from a client that is still being dialled
+//!                  nginx::hold keeps 150 and the server's last word from a client that is still being dialled
 //! ```
 //!
 //! # Invariants
