@@ -447,7 +447,7 @@ impl Control {
         self.urgent.get_or_insert_with(timer).start(URGENT_PAUSE);
     }
 
-    /// The server's last word on a transfer may be said soon.
+    /// What the server says of a transfer may be said soon.
     fn look_again_if_held(&mut self) {
         if !self.machine.holds() {
             self.outside.hold = None;

@@ -14,7 +14,7 @@
 //! | `input` | bytes that the machine has not taken yet |
 //! | `output` | buffer chains that the filter sends |
 //! | `data` | a data connection: its phases; in `data::peer` what the stock proxy asks, in `data::ending` how it ends |
-//! | `hold` | a server's last word before its data connection |
+//! | `hold` | what a server says of a transfer before its data connection is there |
 //! | `early` | the end of an upload before its command |
 //! | `hello` | TLS toward the server of a data connection before its command |
 //! | `active` | a data connection that the server has begun: the client is dialled, the two exchanged |

@@ -53,7 +53,7 @@ pub struct Outside {
     /// Where the client of a data connection listens that the proxy will begin, and where the connection to it comes
     /// from.
     pub dial: Option<Box<(SocketAddr, Option<SocketAddr>)>>,
-    /// The server's last word on a transfer is held.
+    /// What the server says of a transfer is held.
     pub hold: Option<Hold>,
     /// How the last data port was asked for.
     pub mode: Option<Mode>,

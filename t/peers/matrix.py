@@ -20,11 +20,6 @@ class Mode(namedtuple("Mode", "name command client_family server_family toward",
     def server_active(self):
         return self.active if self.toward == "client" else self.toward == "active"
 
-    @property
-    def connects_late(self):
-        """The proxy has no data connection before the transfer command."""
-        return self.active and self.toward == "passive"
-
 
 MODES = (
     Mode("PASV", "PASV", 4, 4),
